@@ -1,0 +1,1 @@
+"""The FUSE side of cfsfuse: an image as a file system, and its mount without root."""

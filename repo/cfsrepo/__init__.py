@@ -1,0 +1,1 @@
+"""The repository manager of cfsfuse: objects, images, OCI. No FUSE, no terminal."""

@@ -1,0 +1,1 @@
+"""EROFS images of the composefs kind: `layout` (the bytes), `writer`, `reader`."""

@@ -1,0 +1,105 @@
+"""Entry point of `cfs`: options common to all commands, dispatch, and errors as one line.
+
+A command is a module in `cfstools.commands` with
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None
+    def run(args: argparse.Namespace) -> int        # exit code
+
+and a row in `COMMANDS`. Only the module of the command that was asked for is imported, so that a
+small command starts fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import signal
+import sys
+import traceback
+
+from cfsrepo import errors
+from cfsrepo.errors import CfsError, printable
+
+# command -> (module, one-line help), in the order of the help text
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("init", "make a new repository"),
+    "pull": ("pull", "pull an OCI image into the repository"),
+    "images": ("images", "list the images of the repository"),
+    "ls": ("ls", "list files of an image"),
+    "cat": ("cat", "print a file of an image"),
+    "mount": ("mount", "mount an image without root"),
+    "umount": ("umount", "unmount"),
+}
+
+
+def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the whole command line; arguments of `command` only (None: of all)."""
+    parser = argparse.ArgumentParser(
+        prog="cfs",
+        description="OCI images stored once, content-addressed by fs-verity digest, "
+        "mounted without root or by the kernel.",
+    )
+    parser.add_argument(
+        "--repo",
+        metavar="DIR",
+        help="the repository (default: $CFS_REPO, else cfsfuse/repository in $XDG_DATA_HOME)",
+    )
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more")
+    parser.add_argument("--debug", action="store_true", help="show a traceback on errors")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=summary, description=summary)
+        if command is None or command == name:
+            importlib.import_module(f"cfstools.commands.{module}").add_arguments(sub)
+    return parser
+
+
+def _named_command(argv: list[str]) -> str | None:
+    """The command that `argv` asks for, found without a parser; None where none is named."""
+    return next((word for word in argv if word in COMMANDS), None)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `cfs argv`; returns the exit code. Never raises for what a user can cause."""
+    argv = sys.argv[1:] if argv is None else argv
+    # A reader that goes away (`cfs ls | head`) ends us as it ends any Unix tool.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    args = make_parser(_named_command(argv)).parse_args(argv)
+    module = importlib.import_module(f"cfstools.commands.{COMMANDS[args.command][0]}")
+    try:
+        code: int = module.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("cfs: interrupted", file=sys.stderr)
+        return errors.EXIT_INTERRUPTED
+    except (CfsError, OSError) as error:
+        if args.debug:
+            traceback.print_exc()
+        return report(error)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a defect, said as one
+        if args.debug:
+            traceback.print_exc()
+        text = printable(f"{type(error).__name__}: {error}")
+        print(f"cfs: defect in the program: {text} (--debug shows where)", file=sys.stderr)
+        return errors.EXIT_DEFECT
+    return code
+
+
+def report(error: CfsError | OSError) -> int:
+    """Print `error` as one line on stderr; returns the exit code that goes with it."""
+    if isinstance(error, CfsError):
+        text, hint, code = str(error), error.hint, error.exit_code
+    else:
+        code = errors.SystemFailure.exit_code
+        name = printable(os.fsdecode(error.filename)) if error.filename is not None else None
+        reason = error.strerror or str(error)
+        text = f"{name}: {reason}" if name else reason
+        hint = "free space on the file system and run it again" if _is_full(error) else None
+    print(f"cfs: {text}" + (f" ({hint})" if hint else ""), file=sys.stderr)
+    return code
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
