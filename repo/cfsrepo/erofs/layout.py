@@ -57,6 +57,7 @@ SUPERBLOCK_OFFSET: Final = 1024
 EROFS_MAGIC: Final = 0xE0F5E1E2
 FEATURE_COMPAT_MTIME: Final = 2
 FEATURE_COMPAT_XATTR_FILTER: Final = 4
+FEATURE_INCOMPAT_CHUNKED: Final = 4  # composefs-rs may say so; composefs uses chunks and does not
 
 # magic, checksum, feature_compat, blkszbits, extslots, root_nid, inos, build_time (signed in
 # effect: an mtime), build_time_nsec, blocks, meta_blkaddr, xattr_blkaddr, uuid, volume_name,
