@@ -7,6 +7,7 @@ import os
 import pty
 
 import pytest
+
 from cfstools import progressbar
 from cfstools.progressbar import PlainProgress, TerminalProgress, amount, progress_for
 

@@ -1,0 +1,39 @@
+# make demo [IMAGE=oci:/path:tag]   pull an image, look into it without root
+# make test [PYTEST_ARGS=...]       the whole test suite
+# Both set up what is missing first; tools/setup says what that is.
+
+IMAGE =
+PYTEST_ARGS =
+PYTHON_SOURCES = cfsfuse repo tools tests vm-tests
+
+.PHONY: demo test lint format bench vm-test setup clean
+
+demo: setup
+	@tools/demo $(IMAGE)
+
+test: setup
+	@tools/in-reach .venv/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: setup
+	.venv/bin/ruff check $(PYTHON_SOURCES)
+	.venv/bin/ruff format --check $(PYTHON_SOURCES)
+	.venv/bin/mypy
+	.venv/bin/mypy tools/*.py tools/bench vm-tests
+
+format: setup
+	.venv/bin/ruff check --fix $(PYTHON_SOURCES)
+	.venv/bin/ruff format $(PYTHON_SOURCES)
+
+bench: setup
+	@tools/setup --peers
+	@tools/in-reach .venv/bin/python tools/bench/run.py $(BENCH_ARGS)
+
+vm-test: setup
+	@tools/setup --vm
+	@.venv/bin/python vm-tests/run.py $(VM_ARGS)
+
+setup:
+	@tools/setup
+
+clean:
+	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
