@@ -12,13 +12,17 @@ so that they hold):
   below the object directory, `xx/rest`) usually with `digest`, or is empty;
 - a symlink has `payload`: its target;
 - `rdev` counts for block and character devices only;
-- `xattrs` maps full names (`security.capability`) to values; None means none.
+- `xattrs` maps full names (`security.capability`) to values; None means none;
+- `home` says which of its names stands for a hard-linked inode where images order inodes: the
+  directory and the name. None, or a place where the inode is not any more, is the first in `walk`.
 """
 
 from __future__ import annotations
 
+import gc
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 NAME_MAX = 255
 
@@ -33,6 +37,7 @@ class Inode:
         "digest",
         "entries",
         "gid",
+        "home",
         "mode",
         "mtime_nsec",
         "mtime_sec",
@@ -74,6 +79,7 @@ class Inode:
         self.payload = payload
         self.digest = digest
         self.entries = entries
+        self.home: tuple[Inode, bytes] | None = None
 
     @property
     def is_dir(self) -> bool:
@@ -119,3 +125,18 @@ def walk(root: Inode) -> Iterator[tuple[bytes, Inode]]:
                 break
         else:
             stack.pop()
+
+
+@contextmanager
+def paused_gc() -> Iterator[None]:
+    """While a large tree is built: the cyclic collector would walk it again and again for nothing.
+
+    Reference counting frees all the same. Nests; leaves the collector as it found it.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -30,6 +30,7 @@ Specification: the kernel's `fs/erofs/erofs_fs.h`; composefs 1.0.8 for what comp
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from functools import lru_cache
 from struct import Struct
 from typing import Final
@@ -218,6 +219,13 @@ CONTENT_MAX: Final = 5000  # bytes of a file inside the image
 XATTR_NAME_MAX: Final = 255
 XATTR_VALUE_MAX: Final = 0xFFFF
 XATTR_AREA_MAX: Final = 0x7FFF  # of one inode, if nothing were shared
+
+
+def xattrs_size(xattrs: Mapping[bytes, bytes]) -> int:
+    """What composefs counts against XATTR_AREA_MAX: each entry as if its padding were the worst."""
+    return (
+        XATTR_BODY_SIZE + sum(map(len, xattrs)) + sum(map(len, xattrs.values())) + 7 * len(xattrs)
+    )
 
 
 def chunk_bits(size: int) -> int:

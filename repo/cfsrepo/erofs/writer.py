@@ -1,0 +1,577 @@
+"""Writes EROFS images of composefs versions 0 and 1, byte for byte as composefs 1.0.8 does.
+
+`erofs.plan` decides what the image holds; here every inode gets its place (`_place`), then the
+bytes are made front to back (`_emit`). Three rules of placement are composefs's own choice:
+
+- the tail of an inode lies within one block; an inode is moved up in slots until it does, or the
+  tail becomes a data block of its own where that is hopeless;
+- a symlink's inode lies in the same block as its tail as well (old kernels want that);
+- a directory's or a file's last part goes into the tail only up to half a block.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from itertools import accumulate, chain, repeat
+from struct import Struct
+
+from cfsrepo.erofs import layout
+from cfsrepo.erofs.layout import BLOCK_SIZE
+from cfsrepo.erofs.plan import Directory, Pair, Plan, XattrSet, entry_bytes, entry_size
+from cfsrepo.errors import InputError, LimitError
+from cfsrepo.tree import Inode, paused_gc
+
+Out = Callable[[bytes], object]
+
+_FLUSH = 1 << 20
+_TAIL_MAX = BLOCK_SIZE // 2
+_IFMT = 0o170000
+_ONE_CHUNK_MAX = 1 << layout.CHUNK_BITS_MAX
+_REG = 0o100000
+_DIR = 0o040000
+_LNK = 0o120000
+_BLK = 0o060000
+_CHR = 0o020000
+_HOLE = b"\xff\xff\xff\xff"
+# File type of a directory entry by mode >> 12; 0 where there is none.
+_TYPES = bytes(layout.FILE_TYPES.get(kind << 12, 0) for kind in range(16))
+_PLAIN = layout.LAYOUT_FLAT_PLAIN << layout.FORMAT_LAYOUT_SHIFT
+_INLINE = layout.LAYOUT_FLAT_INLINE << layout.FORMAT_LAYOUT_SHIFT
+_CHUNKED = layout.LAYOUT_CHUNK_BASED << layout.FORMAT_LAYOUT_SHIFT
+
+
+def write_image(root: Inode, out: Out, *, min_version: int = 1, max_version: int = 1) -> None:
+    """Give the image of `root` to `out`, in pieces, front to back.
+
+    The version is `min_version`, raised up to `max_version` where the tree needs it (whiteouts
+    need 1). Memory: the tree, some 100 bytes an inode, and a piece.
+
+    Raises InputError for a tree that no image can hold, naming the path; LimitError where it is
+    only too large; UsageError for versions that do not exist.
+    """
+    with paused_gc():
+        _Writer(Plan(root, min_version=min_version, max_version=max_version)).write(out)
+
+
+class _Area:
+    """A complete xattr area, of one inode or of many."""
+
+    __slots__ = ("data", "own", "shared", "size")
+
+    def __init__(self, shared: list[Pair], own: list[Pair]) -> None:
+        self.shared = shared
+        self.own = own
+        self.size = layout.XATTR_BODY_SIZE + 4 * len(shared) + sum(map(entry_size, own))
+        self.data = b""
+
+
+class _Template:
+    """The xattr area of files whose object nobody else has: all but the digest and the payload.
+
+    `compact` and `extended` pack inode and area in one go: the inode's fields, then (bytes before
+    the digest, digest, bytes between, payload, bytes after).
+    """
+
+    __slots__ = ("after", "before", "between", "compact", "extended", "own", "shared", "size")
+
+    def __init__(self, shared: list[Pair], own: list[Pair]) -> None:
+        self.shared = shared
+        self.own = own  # with an empty digest and payload of the right length
+        self.size = layout.XATTR_BODY_SIZE + 4 * len(shared) + sum(map(entry_size, own))
+        self.before = self.between = self.after = b""
+        self.compact = self.extended = layout.INODE_COMPACT
+
+
+class _Writer:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._areas: dict[object, _Area | _Template] = {}
+        self._area_of: list[_Area | _Template | None] = []
+        self._nids: list[int] = []
+        self._extended = bytearray(len(plan.inodes))
+        self._types = bytearray(len(plan.inodes))
+        # Inodes with data blocks, by index: (number of blocks, bytes of the tail).
+        self._blocks: dict[int, tuple[int, int]] = {}
+        self._inodes_end = 0
+        self._xattr_base = 0
+
+    def write(self, out: Out) -> None:
+        self._assign_areas()
+        self._place()
+        try:
+            self._emit(out)
+        except struct.error:
+            raise self._out_of_range() from None
+
+    def _out_of_range(self) -> InputError:
+        """The inode whose numbers do not fit, found after the fact."""
+        for index, inode in enumerate(self._plan.inodes):
+            u32 = (inode.uid, inode.gid, inode.nlink, inode.rdev, inode.mtime_nsec)
+            if (
+                min(u32) < 0
+                or max(u32) >= 1 << 32
+                or not 0 <= inode.size < 1 << 64
+                or not -(1 << 63) <= inode.mtime_sec < 1 << 63
+            ):
+                return LimitError(
+                    f"{self._plan.path(index)}: owner, size, device number or mtime out of range"
+                )
+        return LimitError("the image is too large")
+
+    # --- extended attributes ---------------------------------------------------------------------
+
+    def _assign_areas(self) -> None:
+        plan, areas, result = self._plan, self._areas, self._area_of
+        shared_digests, shared_redirects = plan.shared_digests, plan.shared_redirects
+        key: object
+        for inode, xattrs in zip(plan.inodes, plan.xattrs, strict=True):
+            if not inode.size or inode.content is not None or inode.mode & _IFMT != _REG:
+                if xattrs is None:
+                    result.append(None)
+                    continue
+                key = xattrs
+                area = areas.get(key)
+                if area is None:
+                    area = areas[key] = _Area(*plan.split(list(xattrs.pairs)))
+                result.append(area)
+                continue
+            digest, payload = inode.digest, inode.payload
+            if payload and digest and not (digest in shared_digests or payload in shared_redirects):
+                key = (xattrs, len(digest), len(payload))
+                area = areas.get(key)
+                if area is None:
+                    area = areas[key] = self._template(xattrs, inode)
+            else:
+                key = (xattrs, digest, payload)
+                area = areas.get(key)
+                if area is None:
+                    area = areas[key] = _Area(*plan.split(self._all_pairs(xattrs, inode)))
+            result.append(area)
+
+    def _all_pairs(self, xattrs: XattrSet | None, inode: Inode) -> list[Pair]:
+        pairs = self._plan.object_pairs(inode)
+        if xattrs is not None:
+            pairs.extend(xattrs.pairs)
+            pairs.sort()
+        return pairs
+
+    def _template(self, xattrs: XattrSet | None, inode: Inode) -> _Area | _Template:
+        shared, own = self._plan.split(self._all_pairs(xattrs, inode))
+        return _Template(shared, own)
+
+    def _head(self, area: _Area | _Template) -> bytes:
+        """The body header of an area with its references into the shared one."""
+        names = 0
+        for key, _ in chain(area.shared, area.own):
+            names |= layout.xattr_filter_bit(key)
+        offsets, base = self._plan.shared_offsets, self._xattr_base
+        head = layout.XATTR_BODY.pack(layout.XATTR_FILTER_ALL & ~names, len(area.shared))
+        if not area.shared:
+            return head
+        references = [(base + offsets[pair]) // 4 for pair in area.shared]
+        return head + struct.pack(f"<{len(references)}I", *references)
+
+    def _finish_areas(self) -> None:
+        """Make the areas' bytes, now that the place of the shared area is known."""
+        self._xattr_base = self._inodes_end % BLOCK_SIZE
+        for area in self._areas.values():
+            head = self._head(area)
+            if isinstance(area, _Area):
+                area.data = head + b"".join(map(entry_bytes, area.own))
+                continue
+            names = [key for key, _ in area.own]
+            at_digest = names.index(layout.OVERLAY_METACOPY)
+            at_redirect = names.index(layout.OVERLAY_REDIRECT)
+            metacopy, redirect = area.own[at_digest], area.own[at_redirect]
+            digest_size = len(metacopy[1]) - layout.METACOPY.size
+            payload_size = len(redirect[1]) - 1
+            opening = entry_bytes(metacopy)
+            opening = opening[: len(opening) - (-len(opening) & 3)]
+            stripped = len(opening) - digest_size
+            area.before = (
+                head + b"".join(map(entry_bytes, area.own[:at_digest])) + opening[:stripped]
+            )
+            redirect_entry = entry_bytes(redirect)
+            lead = layout.XATTR_ENTRY_SIZE + len(layout.split_xattr_name(redirect[0])[1]) + 1
+            area.between = (
+                b"".join(map(entry_bytes, area.own[at_digest + 1 : at_redirect]))
+                + redirect_entry[:lead]
+            )
+            area.after = redirect_entry[lead + payload_size :] + b"".join(
+                map(entry_bytes, area.own[at_redirect + 1 :])
+            )
+            area_format = (
+                f"{len(area.before)}s{digest_size}s{len(area.between)}s{payload_size}s"
+                f"{len(area.after)}s"
+            )
+            area.compact = Struct(layout.INODE_COMPACT.format + area_format)
+            area.extended = Struct(layout.INODE_EXTENDED.format + area_format)
+
+    # --- placement -------------------------------------------------------------------------------
+
+    def _place(self) -> None:
+        """Give every inode its nid, and decide what goes into blocks."""
+        plan = self._plan
+        min_sec, min_nsec = plan.min_mtime
+        nids, extended, types = self._nids, self._extended, self._types
+        directories = iter(plan.directories)
+        pos = layout.INODES_OFFSET
+        for index, (inode, area) in enumerate(zip(plan.inodes, self._area_of, strict=True)):
+            mode = inode.mode
+            kind = mode & _IFMT
+            size = inode.size
+            nlink = inode.nlink
+            blocks = 0
+            if kind == _REG:
+                if not size:
+                    tail = 0
+                elif inode.content is None:
+                    tail = 4 if size <= _ONE_CHUNK_MAX else 4 * layout.chunk_count(size)
+                    payload = inode.payload
+                    if payload is not None or size > layout.FILE_SIZE_MAX:
+                        self._check_object(index, inode)
+                else:
+                    if len(inode.content) != size or size > layout.CONTENT_MAX:
+                        raise self._bad_content(index, inode)
+                    blocks, tail = divmod(size, BLOCK_SIZE)
+                    if tail > _TAIL_MAX:
+                        blocks, tail = blocks + 1, 0
+            elif kind == _DIR:
+                directory = next(directories)
+                blocks, tail = _directory_size(directory)
+                size = blocks * BLOCK_SIZE + tail
+                nlink = 2 if len(directory.names) < 0xFFFD else _link_count(directory)
+            elif kind == _LNK:
+                target = inode.payload
+                if not target or len(target) > layout.SYMLINK_MAX or b"\0" in target:
+                    raise InputError(
+                        f"{plan.path(index)}: a symlink's target must have 1 to "
+                        f"{layout.SYMLINK_MAX} bytes and no NUL"
+                    )
+                size = tail = len(target)
+            else:
+                tail = 0
+            types[index] = _TYPES[mode >> 12 & 15]
+            if not types[index] or (inode.entries is None) == (kind == _DIR):
+                raise InputError(f"{plan.path(index)}: mode {mode:o} does not fit the file")
+
+            if (
+                inode.mtime_nsec == min_nsec
+                and inode.mtime_sec == min_sec
+                and inode.uid <= 0xFFFF
+                and inode.gid <= 0xFFFF
+                and size <= 0xFFFFFFFF
+                and nlink <= 0xFFFF
+            ):
+                head = 32
+            else:
+                head = 64
+                extended[index] = 1
+            if area is not None:
+                head += area.size
+
+            pos = (pos + 31) & ~31
+            if kind == _LNK:
+                end = pos + head + tail - 1
+                if head + tail >= BLOCK_SIZE:
+                    blocks, tail = 1, 0
+                if pos // BLOCK_SIZE != end // BLOCK_SIZE:
+                    pos = (pos + BLOCK_SIZE - 1) & -BLOCK_SIZE
+            elif tail:
+                room = BLOCK_SIZE - (pos + head) % BLOCK_SIZE
+                if room < tail:
+                    pad = (room + 31) & ~31
+                    if tail <= BLOCK_SIZE - (pos + head + pad) % BLOCK_SIZE:
+                        pos += pad
+                    else:
+                        blocks, tail = blocks + 1, 0
+                        pos = (pos + BLOCK_SIZE - 1) & -BLOCK_SIZE
+            if blocks:
+                self._blocks[index] = blocks, tail
+            nids.append(pos >> 5)
+            pos += head + tail
+        self._inodes_end = (pos + 31) & ~31
+        if nids[0] > layout.ROOT_NID_MAX:
+            raise LimitError("the root directory's inode lies too far behind")
+
+    def _check_object(self, index: int, inode: Inode) -> None:
+        payload = inode.payload or b""
+        if len(payload) > layout.SYMLINK_MAX or b"\0" in payload:
+            raise InputError(
+                f"{self._plan.path(index)}: an object's path must have up to "
+                f"{layout.SYMLINK_MAX} bytes and no NUL"
+            )
+        if inode.size > layout.FILE_SIZE_MAX:
+            raise LimitError(
+                f"{self._plan.path(index)}: {inode.size} bytes are over {layout.FILE_SIZE_MAX}"
+            )
+
+    def _bad_content(self, index: int, inode: Inode) -> InputError:
+        path, length = self._plan.path(index), len(inode.content or b"")
+        if length != inode.size:
+            return InputError(f"{path}: content of {length} bytes in a file of {inode.size}")
+        return LimitError(f"{path}: content of {length} bytes is over {layout.CONTENT_MAX}")
+
+    # --- bytes -----------------------------------------------------------------------------------
+
+    def _emit(self, out: Out) -> None:
+        plan = self._plan
+        data_start = self._inodes_end + plan.shared_size
+        data_start = (data_start + BLOCK_SIZE - 1) & -BLOCK_SIZE
+        blocks = sum(count for count, _ in self._blocks.values())
+        head = bytearray(layout.INODES_OFFSET)
+        layout.HEADER.pack_into(
+            head,
+            0,
+            layout.COMPOSEFS_MAGIC,
+            layout.COMPOSEFS_HEADER_VERSION,
+            layout.FLAG_HAS_ACL if plan.has_acl else 0,
+            plan.version,
+        )
+        layout.SUPERBLOCK.pack_into(
+            head,
+            layout.SUPERBLOCK_OFFSET,
+            layout.EROFS_MAGIC,
+            0,
+            layout.FEATURE_COMPAT_MTIME | layout.FEATURE_COMPAT_XATTR_FILTER,
+            layout.BLOCK_BITS,
+            0,
+            self._nids[0],
+            len(plan.inodes),
+            *plan.min_mtime,
+            data_start // BLOCK_SIZE + blocks,
+            0,
+            self._inodes_end // BLOCK_SIZE,
+            bytes(16),
+            bytes(16),
+            *repeat(0, 9),
+        )
+        out(bytes(head))
+        self._finish_areas()
+        self._emit_inodes(out, data_start // BLOCK_SIZE)
+        shared = [entry_bytes(pair) for pair in plan.shared_offsets]
+        shared.append(bytes(data_start - self._inodes_end - plan.shared_size))
+        out(b"".join(shared))
+        self._emit_blocks(out)
+
+    def _emit_inodes(self, out: Out, next_block: int) -> None:
+        plan = self._plan
+        compact, extended = layout.INODE_COMPACT, layout.INODE_EXTENDED
+        has_blocks = self._blocks
+        directories = iter(plan.directories)
+        base = layout.INODES_OFFSET
+        buffer = bytearray(_FLUSH + 2 * 0x12000)  # any inode with its xattrs and tail fits behind
+        columns = zip(plan.inodes, self._area_of, self._nids, self._extended, strict=True)
+        for index, (inode, area, nid, is_extended) in enumerate(columns):
+            at = (nid << 5) - base
+            if at >= _FLUSH:
+                # What follows this inode's start is untouched; padding before it is zero already.
+                out(bytes(memoryview(buffer)[:at]))
+                base += at
+                at = 0
+                buffer = bytearray(len(buffer))
+            mode = inode.mode
+            kind = mode & _IFMT
+            size = inode.size
+            nlink = inode.nlink
+            form = _PLAIN
+            union = 0
+            tail = b""
+            template = None
+            if kind == _REG:
+                content = inode.content
+                if not size:
+                    pass
+                elif content is None:
+                    form = _CHUNKED
+                    if index in has_blocks:  # the map is in a block; its number shares the field
+                        union = next_block & 0xFFFF0000
+                        next_block += 1
+                    else:
+                        tail = _HOLE if size <= _ONE_CHUNK_MAX else _HOLE * layout.chunk_count(size)
+                    union |= layout.chunk_bits(size) - layout.BLOCK_BITS
+                    if type(area) is _Template:
+                        template = area
+                elif index in has_blocks:
+                    blocks, length = has_blocks[index]
+                    union = next_block
+                    next_block += blocks
+                    if length:
+                        form, tail = _INLINE, content[-length:]
+                else:
+                    form, tail = _INLINE, content
+            elif kind == _DIR:
+                directory = next(directories)
+                names, nids, types = self._entries(directory)
+                nlink = types.count(layout.FT_DIR)
+                chunks = _directory_chunks(names)
+                blocks, length = has_blocks.get(index, (0, 0))
+                if blocks:
+                    union = next_block
+                    next_block += blocks
+                if blocks < len(chunks):
+                    start, end = chunks[-1]
+                    form = _INLINE
+                    tail = _dirents(names[start:end], nids[start:end], types[start:end])
+                size = blocks * BLOCK_SIZE + len(tail)
+            elif kind == _LNK:
+                target = inode.payload
+                assert target is not None
+                size = len(target)
+                if index in has_blocks:
+                    union = next_block
+                    next_block += 1
+                else:
+                    form, tail = _INLINE, target
+            else:
+                size = 0
+                if kind in (_CHR, _BLK):
+                    union = inode.rdev
+            icount = 0 if area is None else (area.size - 8) >> 2
+            if template is not None:
+                pieces = (
+                    template.before,
+                    inode.digest,
+                    template.between,
+                    inode.payload,
+                    template.after,
+                )
+                if is_extended:
+                    template.extended.pack_into(
+                        buffer, at, form | 1, icount, mode & 0xFFFF, 0, size, union, index,
+                        inode.uid, inode.gid, inode.mtime_sec, inode.mtime_nsec, nlink, *pieces,
+                    )  # fmt: skip
+                    at += 64 + template.size
+                else:
+                    template.compact.pack_into(
+                        buffer, at, form, icount, mode & 0xFFFF, nlink, size, 0, union, index,
+                        inode.uid, inode.gid, 0, *pieces,
+                    )  # fmt: skip
+                    at += 32 + template.size
+            else:
+                if is_extended:
+                    extended.pack_into(
+                        buffer, at, form | 1, icount, mode & 0xFFFF, 0, size, union, index,
+                        inode.uid, inode.gid, inode.mtime_sec, inode.mtime_nsec, nlink,
+                    )  # fmt: skip
+                    at += 64
+                else:
+                    compact.pack_into(
+                        buffer, at, form, icount, mode & 0xFFFF, nlink, size, 0, union, index,
+                        inode.uid, inode.gid, 0,
+                    )  # fmt: skip
+                    at += 32
+                if area is not None:
+                    assert isinstance(area, _Area)
+                    data = area.data
+                    buffer[at : at + len(data)] = data
+                    at += len(data)
+            if tail:
+                buffer[at : at + len(tail)] = tail
+        out(bytes(memoryview(buffer)[: self._inodes_end - base]))
+
+    def _emit_blocks(self, out: Out) -> None:
+        """Data blocks in the order of inodes."""
+        plan = self._plan
+        by_index = {directory.index: directory for directory in plan.directories}
+        parts: list[bytes] = []
+        pending = 0
+        for index, (blocks, _) in self._blocks.items():
+            inode = plan.inodes[index]
+            if index in by_index:
+                names, nids, types = self._entries(by_index[index])
+                for start, end in _directory_chunks(names)[:blocks]:
+                    block = _dirents(names[start:end], nids[start:end], types[start:end])
+                    parts += (block, bytes(BLOCK_SIZE - len(block)))
+            elif inode.content is not None:
+                block = inode.content[: blocks * BLOCK_SIZE]
+                parts += (block, bytes(blocks * BLOCK_SIZE - len(block)))
+            elif inode.mode & _IFMT == _LNK:
+                assert inode.payload is not None
+                parts += (inode.payload, bytes(BLOCK_SIZE - len(inode.payload)))
+            else:
+                parts.append(_HOLE * (BLOCK_SIZE // 4))
+            pending += blocks * BLOCK_SIZE
+            if pending >= _FLUSH:
+                out(b"".join(parts))
+                parts.clear()
+                pending = 0
+        if parts:
+            out(b"".join(parts))
+
+    def _entries(self, directory: Directory) -> tuple[list[bytes], list[int], bytearray]:
+        """Names (with `.` and `..`), nids and types of a directory, in the order of the image."""
+        names, linked = directory.names, self._plan.linked
+        if linked:
+            children = directory.children
+            indexes = []
+            following = directory.first
+            for name in names:
+                index = linked.get(children[name])
+                # The name that carries a linked inode is the next child; others are elsewhere.
+                if index is None or index == following:
+                    index = following
+                    following += 1
+                indexes.append(index)
+            nids = [self._nids[index] for index in indexes]
+            types = bytearray(self._types[index] for index in indexes)
+        else:
+            end = directory.first + len(names)
+            nids = self._nids[directory.first : end]
+            types = self._types[directory.first : end]
+        at = bisect_left(names, b".")
+        own, above = self._nids[directory.index], self._nids[directory.parent.index]
+        names = [*names[:at], b".", *names[at:]]
+        nids.insert(at, own)
+        types.insert(at, layout.FT_DIR)
+        at = bisect_left(names, b"..", at)
+        names.insert(at, b"..")
+        nids.insert(at, above)
+        types.insert(at, layout.FT_DIR)
+        return names, nids, types
+
+
+def _dirents(names: list[bytes], nids: Iterable[int], types: Iterable[int]) -> bytes:
+    """A block of directory entries, without padding."""
+    offsets = accumulate(map(len, names), initial=layout.DIRENT_SIZE * len(names))
+    parts = [*map(layout.DIRENT.pack, nids, offsets, types, repeat(0)), *names]
+    return b"".join(parts)
+
+
+def _directory_chunks(names: list[bytes]) -> list[tuple[int, int]]:
+    """The ranges of entries that fill a block each; the last one may become the tail."""
+    chunks = []
+    start = used = 0
+    if layout.DIRENT_SIZE * len(names) + sum(map(len, names)) <= BLOCK_SIZE:
+        return [(0, len(names))]
+    for index, name in enumerate(names):
+        length = layout.DIRENT_SIZE + len(name)
+        if used + length > BLOCK_SIZE:
+            chunks.append((start, index))
+            start, used = index, 0
+        used += length
+    chunks.append((start, len(names)))
+    return chunks
+
+
+def _link_count(directory: Directory) -> int:
+    """nlink of a directory: itself, its name above, and `..` of each directory in it."""
+    return 2 + sum(child.entries is not None for child in directory.children.values())
+
+
+def _directory_size(directory: Directory) -> tuple[int, int]:
+    """(whole blocks, bytes of the tail) of a directory."""
+    names = directory.names
+    # `.` and `..` are entries too; where they sort hardly ever matters, and never for one block.
+    total = layout.DIRENT_SIZE * (len(names) + 2) + sum(map(len, names)) + 3
+    if total <= BLOCK_SIZE:
+        return (0, total) if total <= _TAIL_MAX else (1, 0)
+    names = sorted([*names, b".", b".."])
+    chunks = _directory_chunks(names)
+    start, end = chunks[-1]
+    tail = layout.DIRENT_SIZE * (end - start) + sum(map(len, names[start:end]))
+    if tail > _TAIL_MAX:
+        return len(chunks), 0
+    return len(chunks) - 1, tail
