@@ -4,6 +4,9 @@
 
 IMAGE =
 PYTEST_ARGS =
+BENCH_ARGS =
+VM_ARGS =
+VM_KERNEL = stable
 PYTHON_SOURCES = cfsfuse repo tools tests vm-tests
 
 .PHONY: demo test lint format bench vm-test setup clean
@@ -18,7 +21,8 @@ lint: setup
 	.venv/bin/ruff check $(PYTHON_SOURCES)
 	.venv/bin/ruff format --check $(PYTHON_SOURCES)
 	.venv/bin/mypy
-	.venv/bin/mypy tools/*.py tools/bench vm-tests
+	MYPYPATH=tools .venv/bin/mypy tools/*.py tools/bench/*.py
+	MYPYPATH=vm-tests:tools .venv/bin/mypy vm-tests/run.py
 
 format: setup
 	.venv/bin/ruff check --fix $(PYTHON_SOURCES)
@@ -30,7 +34,7 @@ bench: setup
 
 vm-test: setup
 	@tools/setup --vm
-	@.venv/bin/python vm-tests/run.py $(VM_ARGS)
+	@.venv/bin/python vm-tests/run.py --kernel=$(VM_KERNEL) $(VM_ARGS)
 
 setup:
 	@tools/setup

@@ -1,0 +1,70 @@
+"""What a run brings into the guest, as one tar: our wheel, the tests, images."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Sequence
+
+LAUNCHER = b"""\
+#!/usr/bin/python3
+import sys
+from cfstools.cli import main
+sys.exit(main())
+"""
+
+
+def build(path: str, checkout: str, image: str, arguments: Sequence[str]) -> None:
+    """Write the tar `path`: `site/` `bin/` `tests/` `guest/` `oci/` (the layout `image`)."""
+    with tarfile.open(path, "w") as tar:
+        _add_wheel(tar, checkout)
+        for name in ("guest", "tests"):
+            tar.add(os.path.join(checkout, "vm-tests", name), name, filter=_entry)
+        for name in ("helpers", "conftest"):
+            source = os.path.join(checkout, "tests", f"{name}.py")
+            if os.path.exists(source):
+                tar.add(source, f"lib/tests/{name}.py", filter=_entry)
+        tar.add(os.path.join(checkout, "tests", "tree_walker.py"), "lib/tests/tree_walker.py")
+        tar.add(image, "oci", filter=_entry)
+        _add_file(tar, "arguments", "".join(f"{word}\n" for word in arguments).encode(), 0o644)
+
+
+def _add_wheel(tar: tarfile.TarFile, checkout: str) -> None:
+    """Build our wheel and add what is in it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-qq",
+            "--no-deps",
+            "-w",
+            scratch,
+            checkout,
+        ]
+        subprocess.run(command, check=True)
+        (wheel,) = os.listdir(scratch)
+        with zipfile.ZipFile(os.path.join(scratch, wheel)) as files:
+            for name in files.namelist():
+                _add_file(tar, f"site/{name}", files.read(name), 0o644)
+    _add_file(tar, "bin/cfs", LAUNCHER, 0o755)
+
+
+def _add_file(tar: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(data), mode
+    tar.addfile(entry, io.BytesIO(data))
+
+
+def _entry(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    if "__pycache__" in entry.name:
+        return None
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = "root"
+    return entry
