@@ -105,6 +105,8 @@ class ErofsImage:
             self._damaged(f"composefs header of unknown version {header_version}")
         if self.version > layout.VERSION_COMPOSEFS_RS:
             self._damaged(f"composefs version {self.version} is not known")
+        self.root_nid: int
+        self.inode_count: int
         (
             magic,
             _checksum,

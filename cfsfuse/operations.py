@@ -1,0 +1,256 @@
+"""The pyfuse3 server of an `ImageView`: requests in, answers out, nothing decided here.
+
+An image never changes, so the kernel may keep every answer: entries, attributes and the absence of
+names are valid for a day, file data stays in the page cache. FUSE inode numbers are nids, but for
+the root, which FUSE calls 1 (no nid is 1: the first 36 slots of an image are its headers).
+
+Each entry's `EntryAttributes` is made once and kept while there is room. Requests that may wait for
+the disk run in threads; all others are answered at once on trio's thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import stat
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from cfsfuse.contents import Content
+from cfsfuse.view import BLOCK_SIZE, ImageView, stat_blocks
+from cfsrepo.errors import CfsError
+
+log = logging.getLogger(__name__)
+
+# Seconds that the kernel may keep an answer.
+_VALID = 86400.0
+_NANOSECONDS = 1_000_000_000
+_ENTRIES_KEPT = 1 << 16
+_ROOT = pyfuse3.ROOT_INODE
+
+
+class Operations(pyfuse3.Operations):
+    """Answers the kernel's requests from `view`."""
+
+    supports_dot_lookup = True
+    enable_acl = False
+
+    def __init__(self, view: ImageView, ready: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._view = view
+        self._ready = ready
+        self._entries: dict[int, EntryAttributes] = {}
+        self._contents: dict[int, tuple[Content, int]] = {}
+        self._absent = EntryAttributes()
+        self._absent.st_ino = 0
+        self._absent.entry_timeout = _VALID
+
+    def init(self) -> None:
+        """The kernel has started the session: what comes from now on is answered."""
+        self._ready()
+
+    def close(self) -> None:
+        """Release what open files hold, after the session."""
+        for content, _ in self._contents.values():
+            content.close()
+        self._contents.clear()
+
+    # --- names and attributes --------------------------------------------------------------------
+
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        try:
+            nid = self._view.lookup(self._nid(parent_inode), name)
+        except (OSError, CfsError) as error:
+            self._fail(parent_inode, error)
+        if nid is None:
+            return self._absent
+        entry = self._entry(nid)
+        if nid == self._view.root:
+            entry = _copy(entry, _ROOT)
+        return entry
+
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return self._entry(self._nid(inode))
+
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        return FileHandleT(self._nid(inode))
+
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        try:
+            for position, name, nid in self._view.readdir(fh, start_id):
+                if not pyfuse3.readdir_reply(token, name, self._entry(nid), position):
+                    return
+        except (OSError, CfsError) as error:
+            self._fail(fh, error)
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        """Nothing is held for an open directory."""
+
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        try:
+            return FileNameT(self._view.readlink(inode))
+        except (OSError, CfsError) as error:
+            self._fail(inode, error)
+
+    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
+        """Reading is granted whatever the mode says; executing a file needs an `x` somewhere."""
+        if mode & 2:
+            raise FUSEError(errno.EROFS)
+        if not mode & 1:
+            return True
+        shown = self._entry(self._nid(inode)).st_mode
+        return bool(stat.S_ISDIR(shown) or shown & 0o111)
+
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        usage = self._view.usage()
+        data = StatvfsData()
+        data.f_bsize = data.f_frsize = BLOCK_SIZE
+        data.f_blocks = usage.blocks
+        data.f_files = usage.files
+        data.f_namemax = usage.name_max
+        return data
+
+    # --- extended attributes ---------------------------------------------------------------------
+
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
+        try:
+            return list(self._view.xattrs(self._nid(inode), trusted=ctx.uid == 0))
+        except (OSError, CfsError) as error:
+            self._fail(inode, error)
+
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        # The kernel itself keeps `trusted.*` from who may not see it.
+        try:
+            return self._view.xattrs(self._nid(inode), trusted=True)[name]
+        except KeyError:
+            raise FUSEError(errno.ENODATA) from None
+        except (OSError, CfsError) as error:
+            self._fail(inode, error)
+
+    # --- content ---------------------------------------------------------------------------------
+
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        held = self._contents.get(inode)
+        if held is None:
+            try:
+                content = await trio.to_thread.run_sync(self._view.open, inode)
+            except (OSError, CfsError) as error:
+                self._fail(inode, error)
+            held = self._contents.get(inode)
+            if held is not None:  # another open was faster
+                content.close()
+            else:
+                held = (content, 0)
+        self._contents[inode] = (held[0], held[1] + 1)
+        return FileInfo(fh=inode, keep_cache=True)
+
+    async def read(  # type: ignore[override]  # any buffer will do
+        self, fh: FileHandleT, off: int, size: int
+    ) -> bytes | memoryview:
+        content = self._contents[fh][0]
+        try:
+            ready = content.read_ready(off, size)
+            if ready is not None:
+                return ready
+            return await trio.to_thread.run_sync(content.read, off, size)
+        except (OSError, CfsError) as error:
+            self._fail(fh, error)
+
+    async def release(self, fh: FileHandleT) -> None:
+        content, users = self._contents[fh]
+        if users > 1:
+            self._contents[fh] = (content, users - 1)
+        else:
+            del self._contents[fh]
+            content.close()
+
+    async def flush(self, fh: FileHandleT) -> None:
+        """Nothing is written, ever: the kernel stops asking after ENOSYS."""
+        raise FUSEError(errno.ENOSYS)
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _nid(self, inode: InodeT) -> int:
+        return self._view.root if inode == _ROOT else inode
+
+    def _entry(self, nid: int) -> EntryAttributes:
+        entry = self._entries.get(nid)
+        if entry is not None:
+            return entry
+        try:
+            inode = self._view.attributes(nid)
+        except CfsError as error:
+            self._fail(nid, error)
+        entry = EntryAttributes()
+        entry.st_ino = nid
+        entry.entry_timeout = entry.attr_timeout = _VALID
+        entry.st_mode = inode.mode
+        entry.st_nlink = inode.nlink
+        entry.st_uid = inode.uid
+        entry.st_gid = inode.gid
+        entry.st_rdev = inode.rdev
+        entry.st_size = inode.size
+        entry.st_blocks = stat_blocks(inode.size)
+        entry.st_blksize = BLOCK_SIZE
+        time = inode.mtime_sec * _NANOSECONDS + min(inode.mtime_nsec, _NANOSECONDS - 1)
+        entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = time
+        if len(self._entries) >= _ENTRIES_KEPT:
+            self._entries.clear()  # the kernel has them all; this spares only repeated work
+        self._entries[nid] = entry
+        return entry
+
+    def _fail(self, inode: int, error: OSError | CfsError) -> NoReturn:
+        """The errno for the caller; what is damaged goes to the log too."""
+        code = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+        if code == errno.EIO:
+            log.error("inode %d: %s", inode, error)
+        raise FUSEError(code) from None
+
+
+def _copy(entry: EntryAttributes, inode: int) -> EntryAttributes:
+    """The same attributes under another number."""
+    copy = EntryAttributes()
+    copy.__setstate__(entry.__getstate__())
+    copy.st_ino = inode
+    return copy
+
+
+async def _read_only(*_: Any) -> NoReturn:
+    raise FUSEError(errno.EROFS)
+
+
+# The mount is read-only, so the kernel sends none of these, unless root remounts it.
+for _name in (
+    "create",
+    "link",
+    "mkdir",
+    "mknod",
+    "removexattr",
+    "rename",
+    "rmdir",
+    "setattr",
+    "setxattr",
+    "symlink",
+    "unlink",
+    "write",
+):
+    setattr(Operations, _name, _read_only)

@@ -1,0 +1,115 @@
+"""`cfs ls IMAGE [PATH]`: list a directory or a file of an image, without mounting it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import stat
+import sys
+import time
+from typing import Any
+
+from cfsfuse.objects import ObjectDirectory
+from cfsfuse.view import ImageView
+from cfsrepo.erofs.reader import InodeInfo
+from cfsrepo.errors import printable
+from cfstools import imagesource
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    imagesource.add_arguments(parser)
+    parser.add_argument("path", metavar="PATH", nargs="?", default="/", help="default: /")
+    parser.add_argument(
+        "-l", "--long", action="store_true", help="mode, links, owner, size, time too"
+    )
+    parser.add_argument("-d", "--directory", action="store_true", help="a directory itself")
+    parser.add_argument("-R", "--recursive", action="store_true", help="everything below, as paths")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    source = imagesource.find(args)
+    with imagesource.opened(source) as image:
+        view = ImageView(image, ObjectDirectory(source.object_dir))
+        path = os.fsencode(args.path)
+        nid = view.resolve(path)
+        if args.directory or not stat.S_ISDIR(view.attributes(nid).mode):
+            _show(view, path, nid, args)
+            return 0
+        base = path.rstrip(b"/") if args.recursive else b""
+        pending = [(base, nid)]
+        above = {nid}  # a hostile image may lead in circles
+        while pending:
+            parent, directory = pending.pop()
+            below = []
+            for _, name, entry in view.readdir(directory):
+                if name in (b".", b".."):
+                    continue
+                shown = parent + b"/" + name if args.recursive else name
+                _show(view, shown, entry, args)
+                is_dir = stat.S_ISDIR(view.attributes(entry).mode)
+                if args.recursive and is_dir and entry not in above:
+                    above.add(entry)
+                    below.append((shown, entry))
+            pending.extend(reversed(below))
+    return 0
+
+
+def _show(view: ImageView, name: bytes, nid: int, args: argparse.Namespace) -> None:
+    inode = view.attributes(nid)
+    if args.json:
+        line = json.dumps(_record(view, name, nid, inode))
+    elif args.long:
+        line = _long(view, name, nid, inode)
+    else:
+        line = printable(name)
+    sys.stdout.write(line + "\n")
+
+
+def _long(view: ImageView, name: bytes, nid: int, inode: InodeInfo) -> str:
+    kind = stat.S_IFMT(inode.mode)
+    size = str(inode.size)
+    if kind in (stat.S_IFCHR, stat.S_IFBLK):
+        size = f"{os.major(inode.rdev)},{os.minor(inode.rdev):>4}"
+    target = f" -> {printable(view.readlink(nid))}" if kind == stat.S_IFLNK else ""
+    return (
+        f"{stat.filemode(inode.mode)} {inode.nlink:>3} {inode.uid:>5} {inode.gid:>5} "
+        f"{size:>10} {_time(inode.mtime_sec)} {printable(name)}{target}"
+    )
+
+
+def _time(seconds: int) -> str:
+    """UTC: an image shows the same everywhere. Years that C cannot name are shown as seconds."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return f"@{seconds}"
+
+
+def _record(view: ImageView, name: bytes, nid: int, inode: InodeInfo) -> dict[str, Any]:
+    """Names and targets as JSON strings; bytes that are not UTF-8 become lone surrogates."""
+    record: dict[str, Any] = {
+        "name": os.fsdecode(name),
+        "mode": f"{inode.mode:06o}",
+        "nlink": inode.nlink,
+        "uid": inode.uid,
+        "gid": inode.gid,
+        "size": inode.size,
+        "mtime": [inode.mtime_sec, inode.mtime_nsec],
+        "inode": nid,
+    }
+    kind = stat.S_IFMT(inode.mode)
+    if kind in (stat.S_IFCHR, stat.S_IFBLK):
+        record["device"] = [os.major(inode.rdev), os.minor(inode.rdev)]
+    elif kind == stat.S_IFLNK:
+        record["target"] = os.fsdecode(view.readlink(nid))
+    elif kind == stat.S_IFREG:
+        backing = view.image.backing(nid)
+        if backing is not None:
+            record["object"] = os.fsdecode(backing.path)
+            record["digest"] = None if backing.digest is None else backing.digest.hex()
+    xattrs = view.xattrs(nid, trusted=True)
+    if xattrs:
+        record["xattrs"] = {os.fsdecode(key): value.hex() for key, value in sorted(xattrs.items())}
+    return record

@@ -1,0 +1,73 @@
+"""The image that a command works on: one of the repository, or an image file with its objects."""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cfsrepo.erofs.reader import ErofsImage
+from cfsrepo.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """Where an image is. Plain strings: it survives a fork, no descriptor is held."""
+
+    name: str  # as the user calls it
+    image_file: str
+    object_dir: str
+    image_id: str | None  # hex; None for an image file from outside of a repository
+    repository: str | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """IMAGE, and `--objects` for an image that is in no repository."""
+    parser.add_argument(
+        "image", metavar="IMAGE", help="name, tag, OCI digest or image id (or a unique prefix)"
+    )
+    parser.add_argument(
+        "--objects",
+        metavar="DIR",
+        help="IMAGE is the path of an image file, its objects are below DIR (no repository)",
+    )
+
+
+def find(args: argparse.Namespace) -> ImageSource:
+    """The image that `args` name. Raises `NotFoundError`, `RepositoryError`."""
+    if args.objects is not None:
+        return ImageSource(
+            args.image, os.path.abspath(args.image), os.path.abspath(args.objects), None, None
+        )
+    from cfstools.context import open_repository
+
+    with open_repository(args) as repository:
+        found = repository.resolve(args.image)
+        path = os.path.abspath(repository.path)
+        return ImageSource(
+            found.name or found.image_id,
+            os.path.join(path, "images", found.image_id),
+            os.path.join(path, "objects"),
+            found.image_id,
+            path,
+        )
+
+
+@contextmanager
+def opened(source: ImageSource) -> Iterator[ErofsImage]:
+    """The image of `source`, mapped."""
+    with map_file(source.image_file) as data:
+        yield ErofsImage(data, source.name)
+
+
+@contextmanager
+def map_file(path: str) -> Iterator[mmap.mmap]:
+    """The file at `path` as read-only memory."""
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise InputError(f"{path}: an empty file, not an image")
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+            yield data
