@@ -15,6 +15,8 @@ Reading is strict where the C tool is not meant to be lax (numbers out of range,
 none, hard links to directories) and takes what it takes on purpose: a missing newline at the end,
 one trailing space, PATH without its leading slash, a line that ends early where the rest does not
 matter, bits of MODE above the 16th.
+
+Writing is `cfsrepo.dumpwrite`'s.
 """
 
 from __future__ import annotations
@@ -23,10 +25,13 @@ import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from cfsrepo.dumpwrite import write_dump
 from cfsrepo.erofs import layout
 from cfsrepo.errors import InputError, LimitError
 from cfsrepo.escape import unescape, unescape_optional
 from cfsrepo.tree import Inode, Xattrs, paused_gc
+
+__all__ = ["LINE_MAX", "read_dump", "write_dump"]
 
 LINE_MAX = 16 << 20  # bytes; a path 10,000 directories deep still fits
 XATTR_TEXT_MAX = 0xFFFF  # bytes of all KEY=VALUE of a line, escaped

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections import Counter
 
 from cfsrepo.erofs import layout
+from cfsrepo.erofs.directory import Directory
 from cfsrepo.errors import InputError, LimitError, UsageError, printable
 from cfsrepo.tree import Inode
 
@@ -31,22 +32,6 @@ class XattrSet:
     def __init__(self, pairs: tuple[Pair, ...]) -> None:
         self.pairs = pairs  # in the order of names
         self.uses = 0
-
-
-class Directory:
-    """A directory of the plan. Its children are consecutive, but for other names of hard links."""
-
-    __slots__ = ("children", "first", "index", "inode", "names", "parent")
-
-    def __init__(
-        self, index: int, inode: Inode, names: list[bytes], children: dict[bytes, Inode], first: int
-    ) -> None:
-        self.index = index
-        self.inode = inode
-        self.names = names  # in byte order, without `.` and `..`
-        self.children = children  # name -> inode of the tree, or a whiteout of the root
-        self.first = first  # index of its first child
-        self.parent = self  # of the root: itself
 
 
 class Plan:
@@ -196,6 +181,21 @@ class Plan:
                     raise InputError(
                         f"{self.path(directory.index)}: {name[:60]!r} is no name for a file"
                     )
+
+    def child_indexes(self, directory: Directory) -> list[int]:
+        """The index of the inode behind each name of a directory."""
+        if not self.linked:
+            return list(range(directory.first, directory.first + len(directory.names)))
+        indexes = []
+        following = directory.first
+        for name in directory.names:
+            index = self.linked.get(directory.children[name])
+            # The name that carries a linked inode is the next child; others are elsewhere.
+            if index is None or index == following:
+                index = following
+                following += 1
+            indexes.append(index)
+        return indexes
 
     def path(self, index: int) -> str:
         """The path of an inode, for messages."""

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
-from itertools import accumulate, chain, repeat
+from collections.abc import Callable
+from itertools import chain, repeat
 from struct import Struct
 
 from cfsrepo.erofs import layout
+from cfsrepo.erofs.directory import TAIL_MAX, Directory, dirents, split_into_blocks
 from cfsrepo.erofs.layout import BLOCK_SIZE
-from cfsrepo.erofs.plan import Directory, Pair, Plan, XattrSet, entry_bytes, entry_size
+from cfsrepo.erofs.plan import Pair, Plan, XattrSet, entry_bytes, entry_size
 from cfsrepo.errors import InputError, LimitError
 from cfsrepo.tree import Inode, paused_gc
 
 Out = Callable[[bytes], object]
 
 _FLUSH = 1 << 20
-_TAIL_MAX = BLOCK_SIZE // 2
 _IFMT = 0o170000
 _ONE_CHUNK_MAX = 1 << layout.CHUNK_BITS_MAX
 _REG = 0o100000
@@ -236,13 +236,13 @@ class _Writer:
                     if len(inode.content) != size or size > layout.CONTENT_MAX:
                         raise self._bad_content(index, inode)
                     blocks, tail = divmod(size, BLOCK_SIZE)
-                    if tail > _TAIL_MAX:
+                    if tail > TAIL_MAX:
                         blocks, tail = blocks + 1, 0
             elif kind == _DIR:
                 directory = next(directories)
-                blocks, tail = _directory_size(directory)
+                blocks, tail = directory.blocks_and_tail()
                 size = blocks * BLOCK_SIZE + tail
-                nlink = 2 if len(directory.names) < 0xFFFD else _link_count(directory)
+                nlink = 2 if len(directory.names) < 0xFFFD else directory.link_count()
             elif kind == _LNK:
                 target = inode.payload
                 if not target or len(target) > layout.SYMLINK_MAX or b"\0" in target:
@@ -406,7 +406,7 @@ class _Writer:
                 directory = next(directories)
                 names, nids, types = self._entries(directory)
                 nlink = types.count(layout.FT_DIR)
-                chunks = _directory_chunks(names)
+                chunks = split_into_blocks(names)
                 blocks, length = has_blocks.get(index, (0, 0))
                 if blocks:
                     union = next_block
@@ -414,7 +414,7 @@ class _Writer:
                 if blocks < len(chunks):
                     start, end = chunks[-1]
                     form = _INLINE
-                    tail = _dirents(names[start:end], nids[start:end], types[start:end])
+                    tail = dirents(names[start:end], nids[start:end], types[start:end])
                 size = blocks * BLOCK_SIZE + len(tail)
             elif kind == _LNK:
                 target = inode.payload
@@ -482,8 +482,8 @@ class _Writer:
             inode = plan.inodes[index]
             if index in by_index:
                 names, nids, types = self._entries(by_index[index])
-                for start, end in _directory_chunks(names)[:blocks]:
-                    block = _dirents(names[start:end], nids[start:end], types[start:end])
+                for start, end in split_into_blocks(names)[:blocks]:
+                    block = dirents(names[start:end], nids[start:end], types[start:end])
                     parts += (block, bytes(BLOCK_SIZE - len(block)))
             elif inode.content is not None:
                 block = inode.content[: blocks * BLOCK_SIZE]
@@ -503,18 +503,9 @@ class _Writer:
 
     def _entries(self, directory: Directory) -> tuple[list[bytes], list[int], bytearray]:
         """Names (with `.` and `..`), nids and types of a directory, in the order of the image."""
-        names, linked = directory.names, self._plan.linked
-        if linked:
-            children = directory.children
-            indexes = []
-            following = directory.first
-            for name in names:
-                index = linked.get(children[name])
-                # The name that carries a linked inode is the next child; others are elsewhere.
-                if index is None or index == following:
-                    index = following
-                    following += 1
-                indexes.append(index)
+        names = directory.names
+        if self._plan.linked:
+            indexes = self._plan.child_indexes(directory)
             nids = [self._nids[index] for index in indexes]
             types = bytearray(self._types[index] for index in indexes)
         else:
@@ -531,47 +522,3 @@ class _Writer:
         nids.insert(at, above)
         types.insert(at, layout.FT_DIR)
         return names, nids, types
-
-
-def _dirents(names: list[bytes], nids: Iterable[int], types: Iterable[int]) -> bytes:
-    """A block of directory entries, without padding."""
-    offsets = accumulate(map(len, names), initial=layout.DIRENT_SIZE * len(names))
-    parts = [*map(layout.DIRENT.pack, nids, offsets, types, repeat(0)), *names]
-    return b"".join(parts)
-
-
-def _directory_chunks(names: list[bytes]) -> list[tuple[int, int]]:
-    """The ranges of entries that fill a block each; the last one may become the tail."""
-    chunks = []
-    start = used = 0
-    if layout.DIRENT_SIZE * len(names) + sum(map(len, names)) <= BLOCK_SIZE:
-        return [(0, len(names))]
-    for index, name in enumerate(names):
-        length = layout.DIRENT_SIZE + len(name)
-        if used + length > BLOCK_SIZE:
-            chunks.append((start, index))
-            start, used = index, 0
-        used += length
-    chunks.append((start, len(names)))
-    return chunks
-
-
-def _link_count(directory: Directory) -> int:
-    """nlink of a directory: itself, its name above, and `..` of each directory in it."""
-    return 2 + sum(child.entries is not None for child in directory.children.values())
-
-
-def _directory_size(directory: Directory) -> tuple[int, int]:
-    """(whole blocks, bytes of the tail) of a directory."""
-    names = directory.names
-    # `.` and `..` are entries too; where they sort hardly ever matters, and never for one block.
-    total = layout.DIRENT_SIZE * (len(names) + 2) + sum(map(len, names)) + 3
-    if total <= BLOCK_SIZE:
-        return (0, total) if total <= _TAIL_MAX else (1, 0)
-    names = sorted([*names, b".", b".."])
-    chunks = _directory_chunks(names)
-    start, end = chunks[-1]
-    tail = layout.DIRENT_SIZE * (end - start) + sum(map(len, names[start:end]))
-    if tail > _TAIL_MAX:
-        return len(chunks), 0
-    return len(chunks) - 1, tail
