@@ -49,7 +49,9 @@ class Algorithm(StrEnum):
 
     # Plain attributes, not properties nor tables keyed by member: an Enum's `__hash__` and
     # properties cost more than hashing a small file does.
-    def __new__(cls, value: str, hash_name: str, digest_size: int, kernel_id: int) -> Algorithm:
+    def __new__(
+        cls, value: str, hash_name: str = "", digest_size: int = 0, kernel_id: int = 0
+    ) -> Algorithm:
         self = str.__new__(cls, value)
         self._value_ = value
         self.hash_name = hash_name
@@ -68,6 +70,17 @@ class Algorithm(StrEnum):
             if algorithm.kernel_id == number:
                 return algorithm
         raise ValueError(f"unknown fs-verity hash algorithm {number}")
+
+
+class VerityPolicy(StrEnum):
+    """What a repository asks of its file system."""
+
+    REQUIRE = "require"
+    """Every object is protected by the kernel; storing fails where it cannot be."""
+    TRY = "try"
+    """Objects are protected where the file system has fs-verity."""
+    OFF = "off"
+    """fs-verity is never enabled; digests are computed in user space only."""
 
 
 def _digest_of(algorithm: Algorithm, size: int, root: bytes) -> bytes:

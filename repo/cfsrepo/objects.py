@@ -1,0 +1,406 @@
+"""The object store: files named by the fs-verity digest of their content.
+
+    objects/XX/REST    XX: first byte of the digest in hex, REST: the others; mode 0644
+    objects/.tmp-*     a file being written, where the file system has no O_TMPFILE
+
+An object is written under no name and linked when it is complete, so it is there whole or not at
+all, and it is never modified afterwards. Storing does not wait for the disk: whoever makes
+something visible that needs the objects calls syncfs first (`cfsrepo.repository`). After a power
+failure an object can therefore exist with a wrong size; storing the same content again replaces it.
+
+Content that goes through here is hashed once, while it is in memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import time
+from types import TracebackType
+from typing import Final, Self
+
+from cfsrepo import fsverity, linux, mounttable
+from cfsrepo.errors import NotFoundError, RepositoryError, VerityError
+from cfsrepo.fsverity import Algorithm, Buffer, Hasher, VerityPolicy
+
+TEMPORARY_PREFIX: Final = ".tmp-"
+_FILE_MODE: Final = 0o644
+_DIR_MODE: Final = 0o755
+_READ_SIZE: Final = 1 << 20
+_WRITE_FLAGS: Final = os.O_WRONLY | os.O_CLOEXEC
+# How file systems without O_TMPFILE answer it (EISDIR: kernels that do not know the flag).
+_NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS})
+# A process forked meanwhile holds our writable descriptor until it calls exec.
+_BUSY_WAITS: Final = (0.001, 0.005, 0.02, 0.1, 0.4, 1.0)
+_PREFIX_NAME = re.compile(r"[0-9a-f]{2}\Z")
+
+
+def object_path(digest: bytes) -> str:
+    """Path of an object below the object directory: `xx/rest`."""
+    name = digest.hex()
+    return f"{name[:2]}/{name[2:]}"
+
+
+def digest_from_path(path: str, algorithm: Algorithm) -> bytes | None:
+    """The digest that `xx/rest` names; None where it names none of this algorithm."""
+    prefix, slash, rest = path.partition("/")
+    name = prefix + rest
+    if not slash or len(prefix) != 2 or len(name) != 2 * algorithm.digest_size:
+        return None
+    if not all(char in "0123456789abcdef" for char in name):
+        return None
+    return bytes.fromhex(name)
+
+
+class ObjectStore:
+    """The directory `path` of objects. Several may be open on one directory, in any process."""
+
+    def __init__(
+        self,
+        path: str,
+        algorithm: Algorithm,
+        policy: VerityPolicy = VerityPolicy.TRY,
+        *,
+        writable: bool = True,
+    ) -> None:
+        self.path = path
+        self.algorithm = algorithm
+        self.policy = policy
+        self.writable = writable
+        self._fd = -1
+        self._tmpfile = True
+        # Whether to enable fs-verity on new objects; TRY finds out with the first one.
+        self._verity: bool | None = {VerityPolicy.OFF: False, VerityPolicy.REQUIRE: True}.get(
+            policy
+        )
+        self._fix_mode = bool(_umask() & _FILE_MODE)
+
+    def close(self) -> None:
+        """Release the directory."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    @property
+    def dir_fd(self) -> int:
+        """The open object directory; made where it is missing and the store is writable."""
+        if self._fd < 0:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            try:
+                self._fd = os.open(self.path, flags)
+            except FileNotFoundError:
+                if not self.writable:
+                    raise NotFoundError(f"{self.path}: no objects") from None
+                make_directory(self.path)
+                self._fd = os.open(self.path, flags)
+        return self._fd
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def open(self, digest: bytes) -> int:
+        """A read-only descriptor of an object, which the caller closes; `NotFoundError`."""
+        try:
+            return os.open(
+                object_path(digest),
+                os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW,
+                dir_fd=self.dir_fd,
+            )
+        except FileNotFoundError:
+            raise self._missing(digest) from None
+
+    def has(self, digest: bytes) -> bool:
+        """Whether the object exists. Says nothing of its content."""
+        return self.size(digest) is not None
+
+    def size(self, digest: bytes) -> int | None:
+        """Size of the object's file in bytes; None where there is none."""
+        try:
+            return os.stat(object_path(digest), dir_fd=self.dir_fd, follow_symlinks=False).st_size
+        except (FileNotFoundError, NotFoundError):
+            return None
+
+    def read(self, digest: bytes, *, verify: bool = True) -> bytes:
+        """The whole content; with `verify` checked, so that damage is a `RepositoryError`."""
+        fd = self.open(digest)
+        try:
+            data = _read_all(fd)
+        finally:
+            os.close(fd)
+        if verify and fsverity.digest(data, self.algorithm) != digest:
+            raise self.damaged(digest)
+        return data
+
+    def damaged(self, digest: bytes) -> RepositoryError:
+        """The error for an object whose content is not what its name says."""
+        return RepositoryError(
+            f"{self.path}/{object_path(digest)}: content does not have this digest",
+            hint="'cfs fsck --repair --from SOURCE' fetches it again",
+        )
+
+    def _missing(self, digest: bytes) -> NotFoundError:
+        return NotFoundError(
+            f"{self.path}/{object_path(digest)}: object is missing",
+            hint="'cfs fsck --repair --from SOURCE' fetches it again",
+        )
+
+    def prefixes(self) -> list[str]:
+        """The subdirectories `xx` that exist, sorted."""
+        try:
+            names = os.listdir(self.dir_fd)
+        except NotFoundError:
+            return []
+        return sorted(name for name in names if _PREFIX_NAME.match(name))
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def put(self, data: Buffer) -> bytes:
+        """Store `data`; returns its digest. Content that is there already is not written again."""
+        digest = fsverity.digest(data, self.algorithm)
+        name = digest.hex()
+        prefix = name[:2]
+        path = f"{prefix}/{name[2:]}"
+        if not self._has_good(path, digest, len(data)):
+            draft = self._draft(prefix)
+            try:
+                _write_all(draft.fd, data)
+                self._install(draft, path, digest)
+            except OSError as error:
+                raise self._failed(error) from error
+            finally:
+                draft.discard()
+        return digest
+
+    def writer(self) -> ObjectWriter:
+        """For content that comes in pieces: `with store.writer() as writer: ... commit()`."""
+        return ObjectWriter(self)
+
+    def _has_good(self, path: str, digest: bytes, size: int) -> bool:
+        """Whether the object exists in the right size and, where it must be, protected."""
+        try:
+            found = os.stat(path, dir_fd=self.dir_fd, follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return False
+        if found != size:
+            return False
+        if self.policy is not VerityPolicy.REQUIRE:
+            return True
+        with linux.opened(path, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self.dir_fd) as fd:
+            return fsverity.measure(fd, self.algorithm) == digest
+
+    def _draft(self, prefix: str) -> _Draft:
+        """A new file, open for writing, in the directory `prefix`, which is made if missing."""
+        if not self.writable:
+            raise RepositoryError(f"{self.path}: the repository is open for reading only")
+        if self._tmpfile:
+            try:
+                return _Draft(self._open_tmpfile(prefix), self.dir_fd, None)
+            except OSError as error:
+                if error.errno not in _NO_TMPFILE:
+                    raise self._failed(error) from error
+                self._tmpfile = False
+        name = temporary_name()
+        flags = _WRITE_FLAGS | os.O_CREAT | os.O_EXCL
+        fd = os.open(name, flags, _FILE_MODE, dir_fd=self.dir_fd)
+        draft = _Draft(fd, self.dir_fd, name)
+        if self._fix_mode:
+            os.fchmod(fd, _FILE_MODE)
+        return draft
+
+    def _open_tmpfile(self, prefix: str) -> int:
+        flags = _WRITE_FLAGS | os.O_TMPFILE
+        try:
+            fd = os.open(prefix, flags, _FILE_MODE, dir_fd=self.dir_fd)
+        except FileNotFoundError:
+            make_directory(prefix, self.dir_fd)
+            fd = os.open(prefix, flags, _FILE_MODE, dir_fd=self.dir_fd)
+        if self._fix_mode:
+            os.fchmod(fd, _FILE_MODE)
+        return fd
+
+    def _install(self, draft: _Draft, path: str, digest: bytes) -> None:
+        """Protect the complete file and give it its name.
+
+        A file that has the name already is kept if it is good (somebody was faster), else replaced
+        (a crash or damage left it).
+        """
+        if self._verity is not False:
+            self._protect(draft, digest)
+        if draft.name is None:
+            try:
+                linux.link_fd(draft.fd, self.dir_fd, path)
+                return
+            except FileExistsError:
+                if self._has_good(path, digest, os.fstat(draft.fd).st_size):
+                    return
+                name = temporary_name()
+                linux.link_fd(draft.fd, self.dir_fd, name)
+                draft.name = name
+        make_directory(path[:2], self.dir_fd)
+        os.rename(draft.name, path, src_dir_fd=self.dir_fd, dst_dir_fd=self.dir_fd)
+        draft.name = None
+
+    def _protect(self, draft: _Draft, digest: bytes) -> None:
+        """Enable fs-verity on the complete file; its descriptor becomes a read-only one.
+
+        `VerityError` where the policy requires it and it is not to be had, or the kernel measures
+        another digest than we computed.
+        """
+        reader = linux.reopen(draft.fd, os.O_RDONLY)
+        os.close(draft.fd)
+        draft.fd = reader
+        enabled = enable_when_idle(reader, self.algorithm)
+        if not enabled and self._verity is True:
+            raise unsupported(self.path)
+        if self._verity is None:
+            self._verity = enabled
+        if enabled and fsverity.measure(reader, self.algorithm) != digest:
+            raise VerityError(f"{self.path}/{object_path(digest)}: the kernel measures otherwise")
+
+    def _failed(self, error: OSError) -> OSError:
+        """`error` with the object directory's name where it has none that means something."""
+        if error.filename is not None and str(error.filename).startswith(self.path):
+            return error
+        return OSError(error.errno, error.strerror, self.path)
+
+
+class _Draft:
+    """A file that is being written: nameless, or under a temporary name in the directory."""
+
+    __slots__ = ("dir_fd", "fd", "name")
+
+    def __init__(self, fd: int, dir_fd: int, name: str | None) -> None:
+        self.fd = fd
+        self.dir_fd = dir_fd
+        self.name = name
+
+    def discard(self) -> None:
+        """Close it, and drop the temporary name if it still has that. May be called twice."""
+        fd, self.fd = self.fd, -1
+        name, self.name = self.name, None
+        if fd >= 0:
+            os.close(fd)
+        if name is not None:
+            os.unlink(name, dir_fd=self.dir_fd)
+
+
+class ObjectWriter:
+    """One object that comes in pieces; hashed and written as they come, in bounded memory.
+
+    A context manager: leaving it without `commit` abandons what was written.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._hasher = Hasher(store.algorithm)
+        self._draft = store._draft(".")
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._hasher.size
+
+    def write(self, chunk: Buffer) -> None:
+        """Append `chunk`."""
+        self._hasher.update(chunk)
+        try:
+            _write_all(self._draft.fd, chunk)
+        except OSError as error:
+            raise self._store._failed(error) from error
+
+    def commit(self) -> bytes:
+        """Complete the object; returns its digest."""
+        digest = self._hasher.digest()
+        store = self._store
+        path = object_path(digest)
+        try:
+            if not store._has_good(path, digest, self._hasher.size):
+                make_directory(path[:2], store.dir_fd)
+                store._install(self._draft, path, digest)
+        except OSError as error:
+            raise store._failed(error) from error
+        finally:
+            self._draft.discard()
+        return digest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._draft.discard()
+
+
+def temporary_name() -> str:
+    """A new name for a file that is being written; a collection removes what a crash left."""
+    return TEMPORARY_PREFIX + secrets.token_hex(8)
+
+
+def make_directory(path: str, dir_fd: int | None = None) -> None:
+    """mkdir with mode 0755 whatever the umask; an existing directory is fine."""
+    try:
+        os.mkdir(path, _DIR_MODE, dir_fd=dir_fd)
+    except FileExistsError:
+        return
+    if _umask() & _DIR_MODE:
+        os.chmod(path, _DIR_MODE, dir_fd=dir_fd)
+
+
+def enable_when_idle(fd: int, algorithm: Algorithm) -> bool:
+    """`fsverity.enable`, waiting a little while somebody has the file open for writing."""
+    for pause in _BUSY_WAITS:
+        try:
+            return fsverity.enable(fd, algorithm)
+        except OSError as error:
+            if error.errno != errno.ETXTBSY:
+                raise
+            time.sleep(pause)
+    return fsverity.enable(fd, algorithm)
+
+
+def unsupported(path: str) -> VerityError:
+    """The error for a file system without fs-verity, with what its administrator can do."""
+    mount = mounttable.mount_of(path)
+    fstype = "the file system" if mount is None else mount.fstype
+    if mount is not None and fstype == "ext4":
+        device = os.fsdecode(mount.source)
+        hint = f"as root, with the file system unmounted: tune2fs -O verity {device}"
+    elif fstype == "f2fs":
+        hint = "f2fs has it only when made with: mkfs.f2fs -O verity"
+    elif fstype == "btrfs":
+        hint = "btrfs has it from Linux 5.15 on, if the kernel was built with CONFIG_FS_VERITY"
+    else:
+        hint = "put the repository on ext4, btrfs or f2fs, or use --verity=try"
+    return VerityError(f"{path}: {fstype} has no fs-verity here", hint=hint)
+
+
+def _umask() -> int:
+    # os.umask would have to change it to tell, for all threads.
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o022
+
+
+def _write_all(fd: int, data: Buffer) -> None:
+    written = os.write(fd, data)
+    if written != len(data):
+        with memoryview(data) as view:
+            while written < len(view):
+                written += os.write(fd, view[written:])
+
+
+def _read_all(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    parts: list[bytes] = []
+    while True:
+        part = os.read(fd, max(size + 1, _READ_SIZE) if not parts else _READ_SIZE)
+        if not part:
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.append(part)

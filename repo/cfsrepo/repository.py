@@ -1,0 +1,491 @@
+"""A repository: images, streams and the objects they are made of, shared with cfsctl.
+
+    meta.json                what the repository is (`cfsrepo.repometa`)
+    objects/XX/REST          content by fs-verity digest (`cfsrepo.objects`)
+    images/HEX               -> ../objects/XX/REST: an image file (EROFS); only these are mounted
+    images/refs/NAME         -> ../HEX: a name, keeps the image
+    streams/CONTENT_ID       -> ../objects/XX/REST: a split stream (`cfsrepo.splitstream`)
+    streams/refs/oci/TAG     -> ../../oci-manifest-sha256:HEX: a tag, keeps all the image needs
+    cfsfuse/                 what only this program knows; others ignore it
+    cfsfuse/verity           the policy: require, try or off
+
+CONTENT_ID is `oci-manifest-DIGEST`, `oci-config-DIGEST`, `oci-layer-DIFFID` or `oci-blob-DIGEST`.
+A manifest's stream names its config's stream `config:DIGEST` and the layers' by diff id; a config's
+stream names the layers' and the image file: `composefs.image.v1`, or `composefs.image` for
+version 2.
+
+Locks: flock on the directory, shared as long as the repository is open, exclusive while something
+is removed. So what was seen stays there until `close`. A long-lived reader (a mount) gives the lock
+back with `release_lock` and writes a pin instead.
+
+Durability: objects first, then one syncfs, then the links that make them visible, then the tag.
+A process killed at any instant leaves a sound repository, possibly with garbage.
+
+The policy `require` is cfsctl's secure mode: meta.json itself has fs-verity. It is recorded in
+`cfsfuse/verity` too, so that a copy that lost fs-verity is noticed instead of trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from types import TracebackType
+from typing import Final, Self
+
+from cfsrepo import fsverity, linux, names, refs, repometa
+from cfsrepo.errors import (
+    NotFoundError,
+    RepositoryError,
+    SystemFailure,
+    UsageError,
+    VerityError,
+)
+from cfsrepo.fsverity import Algorithm, Buffer, VerityPolicy
+from cfsrepo.names import ImageName
+from cfsrepo.objects import (
+    ObjectStore,
+    digest_from_path,
+    enable_when_idle,
+    make_directory,
+    object_path,
+    unsupported,
+)
+from cfsrepo.repometa import RepositoryMeta
+from cfsrepo.splitstream import SplitStream
+
+PRIVATE_DIRECTORY: Final = "cfsfuse"
+_POLICY_FILE: Final = f"{PRIVATE_DIRECTORY}/verity"
+_META_SIZE_MAX: Final = 1 << 20
+
+
+class Repository:
+    """An open repository; a context manager. Make one with `init` or `open`."""
+
+    def __init__(self, path: str, fd: int, meta: RepositoryMeta, policy: VerityPolicy) -> None:
+        self.path = path
+        self.fd = fd
+        """The open directory; holds the lock."""
+        self.meta = meta
+        self.policy = policy
+        self.writable = not meta.read_only_reasons and os.access(
+            ".", os.W_OK, dir_fd=fd, effective_ids=True
+        )
+        self.objects = ObjectStore(
+            os.path.join(path, "objects"), meta.algorithm, policy, writable=self.writable
+        )
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The digest algorithm of all objects."""
+        return self.meta.algorithm
+
+    # --- opening ---------------------------------------------------------------------------------
+
+    @classmethod
+    def init(
+        cls,
+        path: str,
+        *,
+        algorithm: Algorithm = Algorithm.SHA256,
+        verity: VerityPolicy = VerityPolicy.TRY,
+    ) -> Self:
+        """Make a repository in the directory `path` (made if missing, 0700) and open it.
+
+        An existing repository of the same algorithm and policy is opened, another one refused, as
+        is a directory with other things in it. `VerityError` where `require` cannot be met.
+        """
+        path = os.path.abspath(path)
+        meta = RepositoryMeta(algorithm)
+        made = _make_root(path)
+        try:
+            with linux.opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+                linux.lock_exclusive(fd)
+                if not _exists(fd, repometa.FILE_NAME):
+                    if not made and os.listdir(fd):
+                        raise UsageError(f"{path}: exists and is neither empty nor a repository")
+                    _write_policy(fd, verity)
+                    _write_meta(path, fd, meta, verity)
+                    made = False
+        finally:
+            if made:
+                shutil.rmtree(path)
+        repository = cls.open(path)
+        if (repository.algorithm, repository.policy) != (algorithm, verity):
+            with repository:
+                raise UsageError(
+                    f"{path}: is a repository already, with {repository.algorithm} and "
+                    f"fs-verity policy '{repository.policy}'"
+                )
+        return repository
+
+    @classmethod
+    def open(cls, path: str, *, check_policy: bool = True) -> Self:
+        """Open the repository in the directory `path` and lock it shared.
+
+        Without `check_policy` one is opened too that lost the fs-verity it requires, for those who
+        look at it or give it back.
+        """
+        path = os.path.abspath(path)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError(
+                f"{path}: no such repository", hint=f"make it: cfs --repo {path} init"
+            ) from None
+        try:
+            linux.lock_shared(fd)
+            meta, protected = _read_meta(path, fd)
+            policy = _read_policy(path, fd)
+            if protected:
+                policy = VerityPolicy.REQUIRE
+            elif policy is VerityPolicy.REQUIRE and check_policy:
+                raise VerityError(
+                    f"{path}: requires fs-verity, but {repometa.FILE_NAME} has none (a copy?)",
+                    hint=f"'cfs --repo {path} verity enable' gives it back",
+                )
+            return cls(path, fd, meta, policy or VerityPolicy.TRY)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def close(self) -> None:
+        """Release the lock and all descriptors."""
+        self.objects.close()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def release_lock(self) -> None:
+        """Give the shared lock back, staying open: for a mount, which is kept by its pin."""
+        linux.unlock(self.fd)
+
+    def check_writable(self) -> None:
+        """`RepositoryError` or `SystemFailure` where nothing may be written."""
+        if reasons := self.meta.read_only_reasons:
+            raise RepositoryError(
+                f"{self.path}: has features that allow reading only here: {', '.join(reasons)}",
+                hint="use a newer program",
+            )
+        if not self.writable:
+            raise SystemFailure(f"{self.path}: no permission to write")
+
+    def private_directory(self, name: str) -> str:
+        """The path of our own directory `cfsfuse/NAME`, made if missing."""
+        self.check_writable()
+        make_directory(PRIVATE_DIRECTORY, self.fd)
+        make_directory(f"{PRIVATE_DIRECTORY}/{name}", self.fd)
+        return os.path.join(self.path, PRIVATE_DIRECTORY, name)
+
+    # --- making visible --------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Wait until everything written so far is on disk (syncfs)."""
+        linux.syncfs(self.fd)
+
+    def publish(self, streams: Mapping[str, bytes], images: Collection[bytes] = ()) -> None:
+        """Make stored objects visible, as streams (content id -> digest) and as images.
+
+        One syncfs before it: everything stored earlier is on disk when the links appear. The links
+        appear in the order given, images first.
+        """
+        self.check_writable()
+        self.sync()
+        for digest in images:
+            refs.replace_link(self.fd, f"images/{digest.hex()}", _object_link(digest))
+        for content_id, digest in streams.items():
+            path = f"streams/{_check_content_id(content_id)}"
+            refs.replace_link(self.fd, path, _object_link(digest))
+
+    def put_stream(self, content_id: str, data: bytes) -> bytes:
+        """Store the split stream `data` and make it visible as `content_id`; returns its digest."""
+        digest = self.objects.put(data)
+        self.publish({content_id: digest})
+        return digest
+
+    def add_image(self, data: Buffer, name: str | None = None) -> str:
+        """Store the image file `data` and make it visible; returns its id, the digest in hex.
+
+        A `name` becomes a reference, which keeps the image.
+        """
+        if name is not None:
+            refs.check_path(name)
+        digest = self.objects.put(data)
+        self.publish({}, [digest])
+        if name is not None:
+            self.name_image(name, digest.hex())
+        return digest.hex()
+
+    def name_image(self, name: str, image_id: str) -> None:
+        """Make `name` a reference to the image `image_id`, which exists."""
+        refs.check_path(name)
+        self._check_link(f"images/{image_id}", f"{image_id}: no such image")
+        self._set_ref("images", name, image_id)
+
+    def tag(self, name: str, content_id: str) -> None:
+        """Make the tag `name` stand for the manifest stream `content_id`, which exists."""
+        encoded = refs.encode_tag(name)
+        self._check_link(
+            f"streams/{_check_content_id(content_id)}", f"{content_id}: no such stream"
+        )
+        self._set_ref("streams", f"{refs.OCI_DIRECTORY}/{encoded}", content_id)
+
+    def untag(self, name: str) -> None:
+        """Remove the tag `name`; what it kept goes with the next collection."""
+        self.check_writable()
+        path = f"streams/refs/{refs.OCI_DIRECTORY}/{refs.encode_tag(name)}"
+        self._remove_ref(path, f"{name}: no such tag")
+
+    def unname_image(self, name: str) -> None:
+        """Remove the reference `name` to an image."""
+        self.check_writable()
+        self._remove_ref(f"images/refs/{refs.check_path(name)}", f"{name}: no such name")
+
+    def _set_ref(self, category: str, name: str, target: str) -> None:
+        self.check_writable()
+        # What the reference needs is on disk; the links it goes through must be as well.
+        self._sync_directory(category)
+        path = f"{category}/refs/{name}"
+        refs.replace_link(self.fd, path, "../" * (name.count("/") + 1) + target)
+        self._sync_directory(os.path.dirname(path))
+
+    def _remove_ref(self, path: str, message: str) -> None:
+        try:
+            if not os.path.islink(f"{self.path}/{path}"):
+                raise NotFoundError(message)
+            os.unlink(path, dir_fd=self.fd)
+        except (FileNotFoundError, IsADirectoryError):
+            raise NotFoundError(message) from None
+        self._sync_directory(os.path.dirname(path))
+
+    def _sync_directory(self, path: str) -> None:
+        with linux.opened(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd) as fd:
+            try:
+                os.fsync(fd)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # a file system that has nothing to sync there
+                    raise
+
+    def _check_link(self, path: str, message: str) -> None:
+        if self._link_digest(path) is None:
+            raise NotFoundError(message)
+
+    # --- streams and images ----------------------------------------------------------------------
+
+    def _link_digest(self, path: str) -> bytes | None:
+        """The digest of the object that the link images/X or streams/X points to."""
+        try:
+            target = os.readlink(path, dir_fd=self.fd)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENAMETOOLONG):
+                raise
+            return None
+        return link_digest(target, self.algorithm)
+
+    def stream_id(self, content_id: str) -> bytes | None:
+        """The digest of the stream `content_id`'s object; None where there is no such stream."""
+        return self._link_digest(f"streams/{_check_content_id(content_id)}")
+
+    def open_stream(self, content_id: str, content_type: int | None = None) -> SplitStream:
+        """Read the stream `content_id`; its digest is checked, and its type if one is given."""
+        digest = self.stream_id(content_id)
+        if digest is None:
+            raise NotFoundError(f"{content_id}: no such stream")
+        return self.read_stream(digest, content_id, content_type)
+
+    def read_stream(self, digest: bytes, name: str, content_type: int | None = None) -> SplitStream:
+        """Read the stream that is the object `digest`; errors call it `name`."""
+        stream = SplitStream.parse(self.objects.read(digest), name)
+        if stream.algorithm is not self.algorithm:
+            raise RepositoryError(f"{name}: stream with {stream.algorithm} digests")
+        if content_type is not None and stream.content_type != content_type:
+            raise RepositoryError(f"{name}: stream of another type ({stream.content_type:#x})")
+        return stream
+
+    def streams(self) -> dict[str, bytes]:
+        """Every stream: content id -> digest of its object. Links to elsewhere are left out."""
+        return self._links("streams")
+
+    def images(self) -> dict[str, bytes]:
+        """Every image: id -> digest. Links to elsewhere are left out."""
+        found = self._links("images")
+        return {name: digest for name, digest in found.items() if digest.hex() == name}
+
+    def _links(self, category: str) -> dict[str, bytes]:
+        found = {}
+        try:
+            entries = os.listdir(os.path.join(self.path, category))
+        except FileNotFoundError:
+            return {}
+        for name in entries:
+            digest = None if name == "refs" else self._link_digest(f"{category}/{name}")
+            if digest is not None:
+                found[name] = digest
+        return found
+
+    def open_image(self, image_id: str, *, verify: bool = True) -> mmap.mmap:
+        """The image file `image_id` (hex), mapped. Only what `images/` lists is opened.
+
+        With `verify` its digest is measured, by the kernel where it protects the file, and a
+        difference is a `RepositoryError`.
+        """
+        digest = self._link_digest(f"images/{image_id}") if "/" not in image_id else None
+        if digest is None or digest.hex() != image_id:
+            raise NotFoundError(f"{image_id}: no such image")
+        fd = self.objects.open(digest)
+        try:
+            if verify:
+                measured = fsverity.measure(fd, self.algorithm)
+                if measured is None and self.policy is VerityPolicy.REQUIRE:
+                    raise VerityError(f"{self.objects.path}/{object_path(digest)}: no fs-verity")
+                if (measured or fsverity.digest_fd(fd, self.algorithm)) != digest:
+                    raise self.objects.damaged(digest)
+            return mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        except ValueError:
+            raise self.objects.damaged(digest) from None  # empty: cannot be mapped, is no image
+        finally:
+            os.close(fd)
+
+    # --- names -----------------------------------------------------------------------------------
+
+    def tags(self) -> dict[str, str]:
+        """The tags of OCI images: name -> content id of the manifest's stream."""
+        found = {}
+        for name, target in refs.walk(self.fd, f"streams/refs/{refs.OCI_DIRECTORY}"):
+            content_id = refs.last_component(target)
+            if content_id.startswith(names.MANIFEST_PREFIX):
+                found[refs.decode_tag(name)] = content_id
+        return found
+
+    def stream_refs(self) -> dict[str, str]:
+        """All references to streams, tags among them: path below streams/refs -> content id."""
+        found = refs.walk(self.fd, "streams/refs")
+        return {name: refs.last_component(target) for name, target in found}
+
+    def image_refs(self) -> dict[str, str]:
+        """The references to images: name -> image id."""
+        return {
+            name: refs.last_component(target) for name, target in refs.walk(self.fd, "images/refs")
+        }
+
+    def resolve(self, name: str) -> ImageName:
+        """The image that `name` means: a tag, name, OCI digest, image id, or a prefix of one.
+
+        `NotFoundError` where there is none or more than one. The rules are `cfsrepo.names`'s.
+        """
+        return names.resolve(self, name)
+
+
+def link_digest(target: str, algorithm: Algorithm) -> bytes | None:
+    """The digest in the target `../objects/xx/rest` of a link; None for any other target."""
+    return digest_from_path("/".join(target.rsplit("/", 2)[-2:]), algorithm)
+
+
+def _object_link(digest: bytes) -> str:
+    return f"../objects/{object_path(digest)}"
+
+
+def _check_content_id(content_id: str) -> str:
+    if "/" in content_id or "\0" in content_id or content_id in ("", ".", "..", "refs"):
+        raise UsageError(f"{content_id}: not the name of a stream")
+    return content_id
+
+
+# --- making and reading what identifies a repository ---------------------------------------------
+
+
+def _make_root(path: str) -> bool:
+    """Make the directory of a repository; False where it exists."""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _exists(fd: int, name: str) -> bool:
+    try:
+        os.lstat(name, dir_fd=fd)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_policy(fd: int, policy: VerityPolicy) -> None:
+    """Record the policy, atomically."""
+    make_directory(PRIVATE_DIRECTORY, fd)
+    temporary = f"{_POLICY_FILE}.new"
+    with linux.opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, dir_fd=fd) as file:
+        os.fchmod(file, 0o644)
+        os.write(file, f"{policy}\n".encode())
+        os.fsync(file)
+    os.rename(temporary, _POLICY_FILE, src_dir_fd=fd, dst_dir_fd=fd)
+
+
+def _read_policy(path: str, fd: int) -> VerityPolicy | None:
+    """The recorded policy; None where cfsctl made the repository."""
+    try:
+        with linux.opened(_POLICY_FILE, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=fd) as file:
+            text = os.read(file, 64).decode("ascii", "replace").strip()
+    except FileNotFoundError:
+        return None
+    try:
+        return VerityPolicy(text)
+    except ValueError:
+        raise RepositoryError(f"{path}/{_POLICY_FILE}: unknown policy {text!r}") from None
+
+
+def _write_meta(path: str, fd: int, meta: RepositoryMeta, policy: VerityPolicy) -> None:
+    """Put meta.json in place, whole and, for `require`, protected."""
+    temporary = f"{repometa.FILE_NAME}.new"
+    try:
+        with linux.opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, dir_fd=fd) as file:
+            os.fchmod(file, 0o644)
+            os.write(file, meta.to_json())
+            os.fsync(file)
+        if policy is VerityPolicy.REQUIRE:
+            with linux.opened(temporary, os.O_RDONLY, dir_fd=fd) as file:
+                if not enable_when_idle(file, meta.algorithm):
+                    raise unsupported(path)
+        os.rename(temporary, repometa.FILE_NAME, src_dir_fd=fd, dst_dir_fd=fd)
+        os.fsync(fd)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=fd)
+        raise
+
+
+def _read_meta(path: str, fd: int) -> tuple[RepositoryMeta, bool]:
+    """meta.json, and whether the kernel protects it."""
+    name = os.path.join(path, repometa.FILE_NAME)
+    try:
+        with linux.opened(repometa.FILE_NAME, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=fd) as file:
+            data = os.read(file, _META_SIZE_MAX)
+            meta = repometa.parse(data, name)
+            return meta, fsverity.measure(file, meta.algorithm) is not None
+    except FileNotFoundError:
+        if _exists(fd, "objects"):
+            raise RepositoryError(
+                f"{path}: a repository without {repometa.FILE_NAME}, from before it existed",
+                hint="any command of cfsctl that writes to it adds the file",
+            ) from None
+        raise NotFoundError(
+            f"{path}: no repository", hint=f"make one: cfs --repo {path} init"
+        ) from None
