@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import random
 import struct
 
 import pytest
@@ -105,6 +106,35 @@ def test_kept_objects_are_references_but_no_content() -> None:
     assert list(stream.chunks()) == [b"x"]
     assert stream.object_refs == [ONE]
     assert stream.size == 1
+
+
+def test_end_chunk_bounds_a_long_run_of_inline_data() -> None:
+    writer = SplitStreamWriter(Algorithm.SHA256, splitstream.OCI_LAYER)
+    writer.inline(b"one")
+    assert writer.pending == 3
+    writer.end_chunk()
+    assert writer.pending == 0
+    writer.end_chunk()
+    writer.inline(b"two")
+    stream = SplitStream.parse(writer.finish())
+    assert b"".join(stream.chunks()) == b"onetwo"
+    assert stream.size == 6
+
+
+def test_finish_to_gives_the_same_in_pieces() -> None:
+    def make_writer() -> SplitStreamWriter:
+        writer = SplitStreamWriter(Algorithm.SHA256, splitstream.OCI_LAYER)
+        source = random.Random(1)
+        for number in range(100_000):
+            writer.external(number.to_bytes(32, "big"), 100)
+            if number % 500 == 0:
+                writer.inline(source.randbytes(60_000))
+        return writer
+
+    pieces: list[bytes] = []
+    make_writer().finish_to(pieces.append)
+    assert max(len(piece) for piece in pieces) <= 1 << 20
+    assert b"".join(pieces) == make_writer().finish()
 
 
 def test_big_inline_chunk_comes_in_bounded_pieces() -> None:

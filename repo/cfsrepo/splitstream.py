@@ -26,8 +26,10 @@ The same chunks always give the same bytes, and those of cfsctl with the same ve
 
 from __future__ import annotations
 
+import itertools
 import struct
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import zstandard
@@ -45,6 +47,7 @@ _INT = struct.Struct("<q")
 
 _LEVEL: Final = 3
 _PIECE: Final = 1 << 20  # of uncompressed data at a time
+_SPOOL: Final = 8 << 20  # of compressed data, beyond which it waits in a temporary file
 _NAMED_REFS_LIMIT: Final = 16 << 20  # bytes, uncompressed
 _WINDOW_LIMIT: Final = 128 << 20  # what a stream may make the decompressor allocate
 
@@ -67,37 +70,50 @@ OCI_BLOB: Final = content_type(b"oci_blob")
 
 
 class SplitStreamWriter:
-    """Makes a stream from chunks. Memory: compressed stream and references, one inline chunk."""
+    """Makes a stream from chunks. Memory: references, the inline data that waits, 8 MiB."""
 
     def __init__(self, algorithm: Algorithm, content_type: int) -> None:
         self.algorithm = algorithm
         self.content_type = content_type
         self.size = 0
         """Bytes of the whole file so far."""
-        self._inline: list[Buffer] = []
-        self._inline_size = 0
+        self._inline = bytearray()
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
-        self._stream: list[bytes] = []
+        self._stream = tempfile.SpooledTemporaryFile(_SPOOL)  # noqa: SIM115 - closed by finish
         self._object_index: dict[bytes, int] = {}
         self._stream_index: dict[bytes, int] = {}
         self._named: dict[bytes, int] = {}
 
+    @property
+    def pending(self) -> int:
+        """Bytes of inline data that wait for the end of their chunk."""
+        return len(self._inline)
+
     def inline(self, data: Buffer) -> None:
-        """Append bytes that the stream itself holds. `data` must not change until `finish`."""
-        if len(data):
-            self._inline.append(data)
-            self._inline_size += len(data)
+        """Append bytes that the stream itself holds; neighbours become one chunk."""
+        self._inline += data
+
+    def end_chunk(self) -> None:
+        """End the inline chunk here, so that memory stays bounded without external data.
+
+        Readers that parse tar want each header and its inline content within a chunk.
+        """
+        if self._inline:
+            self.size += len(self._inline)
+            self._emit(_INT.pack(-len(self._inline)))
+            self._emit(self._inline)
+            self._inline = bytearray()
 
     def external(self, digest: bytes, size: int) -> None:
         """Append the object `digest`, which has `size` bytes."""
-        self._flush_inline()
+        self.end_chunk()
         self.size += size
-        self._stream.append(self._compressor.compress(_INT.pack(self.keep(digest))))
+        self._emit(_INT.pack(self.keep(digest)))
 
     def keep(self, digest: bytes) -> int:
         """Keep the object `digest` alive with this stream, without appending it.
 
-        Returns its index. It is what content needs that is no literal part of the file.
+        Returns its index. It is for what content needs that is no literal part of the file.
         """
         index = self._object_index
         return index.setdefault(bytes(digest), len(index))
@@ -110,41 +126,60 @@ class SplitStreamWriter:
         index = self._stream_index
         self._named[encoded] = index.setdefault(bytes(digest), len(index))
 
-    def _flush_inline(self) -> None:
-        if self._inline_size:
-            self.size += self._inline_size
-            chunk = b"".join([_INT.pack(-self._inline_size), *self._inline])
-            self._stream.append(self._compressor.compress(chunk))
-            self._inline.clear()
-            self._inline_size = 0
+    def _emit(self, data: bytes | bytearray) -> None:
+        if compressed := self._compressor.compress(data):
+            self._stream.write(compressed)
 
     def finish(self) -> bytes:
         """The stream as a file. The writer is used up."""
-        self._flush_inline()
-        stream = b"".join([*self._stream, self._compressor.flush()])
-        compressor = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
-        names = b"".join(b"%d:%s\0" % (at, name) for name, at in sorted(self._named.items()))
-        named_refs = compressor.compress(names) + compressor.flush()
+        parts: list[bytes] = []
+        self.finish_to(parts.append)
+        return b"".join(parts)
 
-        info_start = _HEADER.size
-        at = info_start + _INFO.size
-        sections = [b"".join(self._stream_index), b"".join(self._object_index), named_refs, stream]
-        ranges = []
-        for section in sections:
-            ranges.append((at, at + len(section)))
-            at += len(section)
-        stream_refs, object_refs, named, chunks = ranges
-        header = _HEADER.pack(
-            _MAGIC,
-            _VERSION,
-            0,
-            self.algorithm.kernel_id,
-            _LG_BLOCK_SIZE,
-            info_start,
-            info_start + _INFO.size,
-        )
-        info = _INFO.pack(*stream_refs, *object_refs, *chunks, *named, self.content_type, self.size)
-        return b"".join([header, info, *sections])
+    def finish_to(self, write: Callable[[bytes], object]) -> None:
+        """Hand the stream to `write` in pieces of at most about 1 MiB. The writer is used up."""
+        self.end_chunk()
+        with self._stream as stream:
+            stream.write(self._compressor.flush())
+            stream_size = stream.tell()
+            compressor = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
+            names = b"".join(b"%d:%s\0" % (at, name) for name, at in sorted(self._named.items()))
+            named_refs = compressor.compress(names) + compressor.flush()
+
+            info_start = _HEADER.size
+            at = info_start + _INFO.size
+            digests = self.algorithm.digest_size
+            sizes = (
+                len(self._stream_index) * digests,
+                len(self._object_index) * digests,
+                len(named_refs),
+                stream_size,
+            )
+            ranges = []
+            for size in sizes:
+                ranges.append((at, at + size))
+                at += size
+            stream_refs, object_refs, named, chunks = ranges
+            header = _HEADER.pack(
+                _MAGIC,
+                _VERSION,
+                0,
+                self.algorithm.kernel_id,
+                _LG_BLOCK_SIZE,
+                info_start,
+                info_start + _INFO.size,
+            )
+            info = _INFO.pack(
+                *stream_refs, *object_refs, *chunks, *named, self.content_type, self.size
+            )
+            write(header + info + b"".join(self._stream_index))
+            objects = iter(self._object_index)
+            while part := b"".join(itertools.islice(objects, _PIECE // digests)):
+                write(part)
+            write(named_refs)
+            stream.seek(0)
+            while part := stream.read(_PIECE):
+                write(part)
 
 
 class SplitStream:

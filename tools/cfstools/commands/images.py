@@ -1,0 +1,87 @@
+"""`cfs images`: list the images of the repository, a line for each name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from cfsrepo import names
+from cfsrepo.errors import CfsError
+from cfsrepo.imageinfo import ImageInfo, image_info
+from cfsrepo.names import ImageName
+from cfstools.context import open_repository
+from cfstools.table import amount, print_table
+
+_SHORT = 12  # hex digits of an id, of which any unique prefix will do
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print a JSON array")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print whole image ids only")
+
+
+def run(args: argparse.Namespace) -> int:
+    with open_repository(args) as repository:
+        images = names.list_images(repository)
+        infos: list[tuple[ImageName, ImageInfo | None]] = []
+        for image in images:
+            try:
+                infos.append((image, image_info(repository, image)))
+            except CfsError as error:
+                print(f"cfs: {image.name}: {error}", file=sys.stderr)
+                infos.append((image, None))
+    if args.json:
+        print(json.dumps([_record(image, info) for image, info in infos], indent=2))
+    elif args.quiet:
+        for image_id in dict.fromkeys(image.image_id for image in images):
+            print(image_id)
+    else:
+        print_table(
+            ("NAME", "IMAGE ID", "PLATFORM", "CREATED", "LAYERS", "PACKED"),
+            [_row(image, info) for image, info in infos],
+            right="    >>",
+        )
+    return 0
+
+
+def _row(image: ImageName, info: ImageInfo | None) -> tuple[str, ...]:
+    name = "-" if image.name in (image.image_id, image.manifest_digest) else image.name
+    if info is None:
+        return (name, image.image_id[:_SHORT], "damaged", "-", "-", "-")
+    return (
+        name,
+        image.image_id[:_SHORT],
+        info.platform or "-",
+        info.created[:10] or "-",
+        str(len(info.layers)),
+        amount(info.packed_size),
+    )
+
+
+def _record(image: ImageName, info: ImageInfo | None) -> dict[str, object]:
+    named = image.name not in (image.image_id, image.manifest_digest)
+    record: dict[str, object] = {
+        "name": image.name if named else None,
+        "image_id": image.image_id,
+        "manifest_digest": image.manifest_digest,
+        "config_digest": image.config_digest,
+        "damaged": info is None,
+    }
+    if info is not None:
+        record |= {
+            "platform": info.platform or None,
+            "created": info.created or None,
+            "image_size": info.image_size,
+            "packed_size": info.packed_size,
+            "layers": [
+                {
+                    "digest": layer.digest,
+                    "media_type": layer.media_type,
+                    "size": layer.size,
+                    "diff_id": layer.diff_id,
+                }
+                for layer in info.layers
+            ],
+        }
+    return record

@@ -1,0 +1,26 @@
+"""What a command finds around it: the repository that the user means."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from cfsrepo.repository import Repository
+
+
+def default_repository() -> str:
+    """The repository's path without `--repo`: $CFS_REPO, else below the user's data directory."""
+    if path := os.environ.get("CFS_REPO"):
+        return path
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return os.path.join(data, "cfsfuse", "repository")
+
+
+def repository_path(args: argparse.Namespace) -> str:
+    """The path of the repository that `args` name."""
+    return args.repo or default_repository()
+
+
+def open_repository(args: argparse.Namespace, *, check_policy: bool = True) -> Repository:
+    """Open the repository that `args` name; the caller closes it (a context manager)."""
+    return Repository.open(repository_path(args), check_policy=check_policy)
