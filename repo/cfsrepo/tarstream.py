@@ -39,8 +39,9 @@ class TarStream:
 
     def next(self) -> Member | None:
         """The next member; None at the end, when all input was consumed."""
-        for _ in self.read_data():
-            pass
+        if self._data_left:
+            for _ in self.read_data():
+                pass
         start = self._position
         while len(self._buffer) - start < self._padding:
             if not self._more():

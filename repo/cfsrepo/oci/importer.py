@@ -1,0 +1,206 @@
+"""Pulling an image: layers, configuration and manifest into a repository, and its image file.
+
+    streams/oci-layer-DIFFID       the layer's archive, big files as objects
+    streams/oci-config-DIGEST      the configuration; refers to the layers by diff id, and to the
+                                   image file as `composefs.image.v1`
+    streams/oci-manifest-DIGEST    the manifest; refers to the configuration as `config:DIGEST` and
+                                   to the layers
+    streams/refs/oci/NAME          keeps all of it
+
+These are the names and references that cfsctl uses and keeps. An image pulled again with another
+choice of extended attributes has another image file, and the configuration then refers to that one.
+
+Nothing becomes visible before everything is stored and checked: a pull that fails, for whatever
+reason, leaves objects that nothing refers to and no other trace.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+
+from cfsrepo.erofs.writer import write_image
+from cfsrepo.errors import InputError
+from cfsrepo.names import CONFIG_PREFIX, LAYER_PREFIX, MANIFEST_PREFIX
+from cfsrepo.oci.documents import ImageConfig, Manifest, parse_config
+from cfsrepo.oci.layers import read_layer
+from cfsrepo.oci.layout import ImageSource, Layout, own_platform, read_document
+from cfsrepo.oci.merge import Merger, XattrMode
+from cfsrepo.oci.reference import parse_reference
+from cfsrepo.oci.workers import LayerJob, import_layers
+from cfsrepo.progress import NoProgress, Progress
+from cfsrepo.repository import Repository
+from cfsrepo.splitstream import OCI_CONFIG, OCI_MANIFEST, SplitStream, SplitStreamWriter
+
+IMAGE_REF = "composefs.image.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class PulledImage:
+    """What a pull made."""
+
+    image_id: str
+    """Digest of the image file, in hex."""
+    manifest_digest: str
+    config_digest: str
+    name: str
+    layers: int
+    new_layers: int
+    """Layers that the repository did not have."""
+
+
+def pull(
+    repo: Repository,
+    source: str,
+    name: str | None = None,
+    *,
+    xattrs: XattrMode = XattrMode.OCI,
+    progress: Progress | None = None,
+) -> PulledImage:
+    """Pull the image `source` (`oci:DIR[:REF]`) and call it `name` (None: a name made from it).
+
+    Raises UsageError for a source that is none, NotFoundError where there is no such image,
+    InputError for one that is damaged or hostile, OSError where it cannot be stored.
+    """
+    progress = progress or NoProgress()
+    reference = parse_reference(source)
+    with Layout(reference.directory) as layout:
+        descriptor = layout.find(reference.ref)
+        data, manifest = layout.manifest(descriptor)
+        return import_image(
+            repo,
+            layout,
+            data,
+            manifest,
+            descriptor.digest,
+            name or reference.default_name(),
+            xattrs=xattrs,
+            progress=progress,
+        )
+
+
+def import_image(
+    repo: Repository,
+    source: ImageSource,
+    manifest_data: bytes,
+    manifest: Manifest,
+    manifest_digest: str,
+    name: str,
+    *,
+    xattrs: XattrMode,
+    progress: Progress,
+) -> PulledImage:
+    """Import the image of a manifest whose bytes were checked; its blobs come from `source`."""
+    repo.check_writable()
+    config_name = f"configuration {manifest.config.digest}"
+    config_data = read_document(source, manifest.config)
+    config = parse_config(config_data, config_name)
+    if len(config.diff_ids) != len(manifest.layers):
+        raise InputError(
+            f"{config_name}: {len(config.diff_ids)} layers, but the manifest has "
+            f"{len(manifest.layers)}"
+        )
+    _warn_of_platform(config, progress)
+
+    layers, new_layers = _store_layers(repo, source, manifest, config, progress)
+    image = _make_image(repo, config, layers, xattrs, progress)
+
+    stream = SplitStreamWriter(repo.algorithm, OCI_CONFIG)
+    for diff_id in config.diff_ids:
+        stream.named_ref(diff_id, layers[diff_id])
+    stream.named_ref(IMAGE_REF, image)
+    stream.external(repo.objects.put(config_data), len(config_data))
+    config_stream = repo.objects.put(stream.finish())
+
+    stream = SplitStreamWriter(repo.algorithm, OCI_MANIFEST)
+    stream.named_ref(f"config:{manifest.config.digest}", config_stream)
+    for diff_id in config.diff_ids:
+        stream.named_ref(diff_id, layers[diff_id])
+    stream.external(repo.objects.put(manifest_data), len(manifest_data))
+    manifest_stream = repo.objects.put(stream.finish())
+
+    streams = {LAYER_PREFIX + diff_id: digest for diff_id, digest in layers.items()}
+    streams[CONFIG_PREFIX + manifest.config.digest] = config_stream
+    streams[MANIFEST_PREFIX + manifest_digest] = manifest_stream
+    repo.publish(streams, [image])
+    repo.tag(name, MANIFEST_PREFIX + manifest_digest)
+    return PulledImage(
+        image.hex(),
+        manifest_digest,
+        manifest.config.digest,
+        name,
+        len(manifest.layers),
+        new_layers,
+    )
+
+
+def _store_layers(
+    repo: Repository,
+    source: ImageSource,
+    manifest: Manifest,
+    config: ImageConfig,
+    progress: Progress,
+) -> tuple[dict[str, bytes], int]:
+    """The digest of each layer's stream by diff id, in order, and how many had to be imported."""
+    layers: dict[str, bytes] = {}
+    jobs: list[LayerJob] = []
+    for diff_id, descriptor in zip(config.diff_ids, manifest.layers, strict=True):
+        if diff_id in layers:
+            continue
+        known = repo.stream_id(LAYER_PREFIX + diff_id)
+        if known is not None and repo.objects.has(known):
+            layers[diff_id] = known
+        else:
+            layers[diff_id] = b""
+            jobs.append(LayerJob(diff_id, descriptor))
+    for diff_id, stored in import_layers(jobs, source, repo.objects, progress).items():
+        layers[diff_id] = stored.digest
+    return layers, len(jobs)
+
+
+def _make_image(
+    repo: Repository,
+    config: ImageConfig,
+    layers: dict[str, bytes],
+    xattrs: XattrMode,
+    progress: Progress,
+) -> bytes:
+    """Merge the layers and store the image file; returns its digest."""
+    task = "image"
+    progress.start(task, len(config.diff_ids), "layers")
+    merger = Merger(xattrs)
+    for diff_id in config.diff_ids:
+        name = f"layer {diff_id}"
+        stream = SplitStream.parse(_map_object(repo, layers[diff_id]), name)
+        members = read_layer(stream, repo.objects, only_schily=xattrs == XattrMode.OCI)
+        merger.add_layer(members, name)
+        progress.advance(task, 1)
+    if merger.dropped_xattrs:
+        progress.message(
+            f"{merger.dropped_xattrs} extended attributes user.cfs.* of the layers were left out"
+        )
+    with repo.objects.writer() as out:
+        write_image(merger.finish(), out.write)
+        digest = out.commit()
+    progress.finish(task)
+    return digest
+
+
+def _map_object(repo: Repository, digest: bytes) -> mmap.mmap:
+    """The object `digest` in memory, which its last view gives back: a stream can be large."""
+    fd = repo.objects.open(digest)
+    try:
+        return mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+    except ValueError:
+        raise repo.objects.damaged(digest) from None  # empty: cannot be mapped, is no stream
+    finally:
+        os.close(fd)
+
+
+def _warn_of_platform(config: ImageConfig, progress: Progress) -> None:
+    own = own_platform()
+    if config.platform.os and (
+        (config.platform.os, config.platform.architecture) != (own.os, own.architecture)
+    ):
+        progress.message(f"the image is for {config.platform}, this machine is {own}")

@@ -1,0 +1,159 @@
+"""One layer into the object store: unpack, check, split, store, all while the bytes stream by.
+
+Two threads share the work. One reads the blob, hashes it, unpacks it and hashes what comes out:
+all of that runs without the interpreter's lock, in chunks of about 1 MiB. The other walks the
+archive, stores the files and makes the split stream. Memory: a few chunks, and the split stream's
+references.
+
+Nothing here makes a layer visible; the result is an object that nothing refers to yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from cfsrepo.errors import DigestMismatchError, InputError
+from cfsrepo.objects import ObjectStore
+from cfsrepo.oci.decompress import decompress
+from cfsrepo.oci.documents import LAYER_TYPES
+from cfsrepo.oci.layout import Blob
+from cfsrepo.oci.merge import INLINE_MAX
+from cfsrepo.splitstream import OCI_LAYER, SplitStreamWriter
+from cfsrepo.tarstream import TarStream
+
+_QUEUE_SIZE = 4  # chunks between the threads
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLayer:
+    """A layer in the object store: its split stream's digest, and what was seen on the way."""
+
+    digest: bytes
+    size: int
+    """Bytes of the archive."""
+    files: int
+    """Files that became objects of their own."""
+
+
+def import_layer(
+    blob: Blob, diff_id: str, objects: ObjectStore, report: Callable[[int], object]
+) -> StoredLayer:
+    """Store the layer that is packed in `blob` and whose archive has the digest `diff_id`.
+
+    `report` is told the bytes of the blob that were read, now and then, from this thread. Raises
+    InputError for a blob or an archive that is damaged, DigestMismatchError where one of the two
+    digests is not what was promised, OSError where it cannot be stored.
+    """
+    writer = SplitStreamWriter(objects.algorithm, OCI_LAYER)
+    files = 0
+    with _Feed(blob, diff_id) as feed:
+        stream = TarStream(feed.chunks(report), blob.name, on_header=writer.inline)
+        while (member := stream.next()) is not None:
+            if not member.stored:
+                continue
+            data = stream.take_data()
+            if member.stored > INLINE_MAX and member.kind == stat.S_IFREG:
+                if data is not None:
+                    digest = objects.put(data)
+                else:
+                    with objects.writer() as out:
+                        for piece in stream.read_data():
+                            out.write(piece)
+                        digest = out.commit()
+                writer.external(digest, member.stored)
+                files += 1
+            else:
+                writer.inline(b"".join(stream.read_data()) if data is None else data)
+    return StoredLayer(objects.put(writer.finish()), feed.size, files)
+
+
+class _Feed:
+    """The thread that reads, checks and unpacks a blob. A context manager: leaving it ends it."""
+
+    def __init__(self, blob: Blob, diff_id: str) -> None:
+        self.size = 0
+        """Bytes of the archive so far."""
+        self._blob = blob
+        self._diff_id = diff_id
+        # A chunk and the blob's position, None at the end, or what went wrong.
+        self._queue: queue.Queue[tuple[bytes, int] | BaseException | None] = queue.Queue(
+            _QUEUE_SIZE
+        )
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="unpack", daemon=True)
+
+    def chunks(self, report: Callable[[int], object]) -> Iterator[bytes]:
+        """The archive. Ends only if blob and archive were what was promised."""
+        seen = 0
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            chunk, position = item
+            if position != seen:
+                report(position - seen)
+                seen = position
+            self.size += len(chunk)
+            yield chunk
+        report(self._blob.position - seen)
+
+    def _run(self) -> None:
+        try:
+            self._unpack()
+            item = None
+        except BaseException as error:  # noqa: BLE001 - raised again in the other thread
+            item = error
+        self._put(item)
+
+    def _unpack(self) -> None:
+        blob = self._blob
+        algorithm, _, wanted = self._diff_id.partition(":")
+        archive = hashlib.new(algorithm)
+        try:
+            for chunk in decompress(blob, LAYER_TYPES[blob.descriptor.media_type]):
+                archive.update(chunk)
+                if not self._put((chunk, blob.position)):
+                    return
+        except InputError:
+            # If the blob is not the one that was promised, that is the better explanation.
+            blob.finish()
+            raise
+        blob.finish()
+        if archive.hexdigest() != wanted:
+            raise DigestMismatchError(
+                f"{blob.name}: unpacked it has the digest {algorithm}:{archive.hexdigest()}, "
+                f"but the configuration says {self._diff_id}",
+                hint="manifest and configuration do not belong together, or the layer was changed",
+            )
+
+    def _put(self, item: tuple[bytes, int] | BaseException | None) -> bool:
+        """Hand `item` over; False when nobody wants it any more."""
+        while not self._stopped:
+            try:
+                self._queue.put(item, timeout=1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped = True
+        while self._thread.is_alive():
+            while not self._queue.empty():
+                self._queue.get_nowait()
+            self._thread.join(0.01)

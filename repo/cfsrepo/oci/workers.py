@@ -1,0 +1,154 @@
+"""Layers imported in parallel: a process a layer, as many at a time as there are processors.
+
+Processes, since walking an archive and hashing small files is Python's own work. They are forked,
+so each has the repository open as its parent has, and its lock; they end with their parent. One
+layer alone is imported in the calling process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from typing import cast
+
+from cfsrepo.errors import CfsError, SystemFailure
+from cfsrepo.objects import ObjectStore
+from cfsrepo.oci.documents import Descriptor
+from cfsrepo.oci.layerimport import StoredLayer, import_layer
+from cfsrepo.oci.layout import ImageSource
+from cfsrepo.progress import Progress
+
+_SHORT = len("sha256:") + 12
+
+
+@dataclass(frozen=True, slots=True)
+class LayerJob:
+    """A layer to import: the digest of its archive, and the blob it is packed in."""
+
+    diff_id: str
+    descriptor: Descriptor
+
+    @property
+    def task(self) -> str:
+        """What progress calls it."""
+        return f"layer {self.descriptor.digest[:_SHORT]}"
+
+
+def import_layers(
+    jobs: list[LayerJob], source: ImageSource, objects: ObjectStore, progress: Progress
+) -> dict[str, StoredLayer]:
+    """Import all layers; the result is by diff id. The first error ends them all."""
+    # The largest first, or one could be left over for the end.
+    ordered = sorted(jobs, key=lambda job: -job.descriptor.size)
+    workers = min(len(ordered), len(os.sched_getaffinity(0)))
+    if workers <= 1:
+        found = {}
+        for job in ordered:
+            progress.start(job.task, job.descriptor.size)
+            with source.open_blob(job.descriptor) as blob:
+                report = functools.partial(progress.advance, job.task)
+                found[job.diff_id] = import_layer(blob, job.diff_id, objects, report)
+            progress.finish(job.task)
+        return found
+    return _import_parallel(ordered, source, objects, progress, workers)
+
+
+def _import_parallel(
+    jobs: list[LayerJob],
+    source: ImageSource,
+    objects: ObjectStore,
+    progress: Progress,
+    workers: int,
+) -> dict[str, StoredLayer]:
+    context = multiprocessing.get_context("fork")
+    found: dict[str, StoredLayer] = {}
+    waiting = iter(jobs)
+    running: dict[Connection, tuple[LayerJob, ForkProcess]] = {}
+
+    def start_next() -> None:
+        job = next(waiting, None)
+        if job is None:
+            return
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_work, args=(job, source, objects, sender, receiver), daemon=True
+        )
+        process.start()
+        sender.close()
+        running[receiver] = job, process
+        progress.start(job.task, job.descriptor.size)
+
+    with _ended(running):
+        for _ in range(workers):
+            start_next()
+        while running:
+            for ready in wait(list(running)):
+                connection = cast(Connection, ready)
+                job, process = running[connection]
+                try:
+                    message = connection.recv()
+                except EOFError:
+                    process.join()
+                    raise _died(job, process) from None
+                if isinstance(message, int):
+                    progress.advance(job.task, message)
+                    continue
+                if isinstance(message, BaseException):
+                    raise message
+                found[job.diff_id] = message
+                progress.finish(job.task)
+                process.join()
+                del running[connection]
+                connection.close()
+                start_next()
+    return found
+
+
+def _work(
+    job: LayerJob,
+    source: ImageSource,
+    objects: ObjectStore,
+    sender: Connection,
+    receiver: Connection,
+) -> None:
+    """What the process of a layer does: progress as numbers, then the result or an error."""
+    receiver.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so does its end
+    try:
+        with source.open_blob(job.descriptor) as blob:
+            message: StoredLayer | BaseException = import_layer(
+                blob, job.diff_id, objects, sender.send
+            )
+    except (CfsError, OSError) as error:
+        message = error
+    sender.send(message)
+
+
+def _died(job: LayerJob, process: ForkProcess) -> SystemFailure:
+    code = process.exitcode or 0
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    return SystemFailure(
+        f"{job.task}: the process that imported it {how}",
+        hint="out of memory? the kernel's log says" if code == -signal.SIGKILL else None,
+    )
+
+
+@contextlib.contextmanager
+def _ended(running: dict[Connection, tuple[LayerJob, ForkProcess]]) -> Iterator[None]:
+    """No process outlives this."""
+    try:
+        yield
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for connection, (_, process) in running.items():
+            process.join()
+            connection.close()
