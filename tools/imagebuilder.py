@@ -41,8 +41,13 @@ APT_SETTINGS = (
 
 
 def cache_directory() -> str:
-    """Where built images are kept: $CFS_CACHE, else cfsfuse below the user's cache directory."""
+    """Where what was built is kept: $CFS_CACHE, else cfsfuse below the user's cache directory.
+
+    Root's is in /var/cache: the demo and the tests drop to a user who cannot enter root's home.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.geteuid() == 0:
+        base = "/var/cache"
     return os.environ.get("CFS_CACHE") or os.path.join(base, "cfsfuse")
 
 
