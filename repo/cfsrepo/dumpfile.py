@@ -33,7 +33,7 @@ from cfsrepo.tree import Inode, Xattrs, paused_gc
 
 __all__ = ["LINE_MAX", "read_dump", "write_dump"]
 
-LINE_MAX = 16 << 20  # bytes; a path 10,000 directories deep still fits
+LINE_MAX = 8 << 20  # bytes; longer than the longest of paths, all of it escaped
 XATTR_TEXT_MAX = 0xFFFF  # bytes of all KEY=VALUE of a line, escaped
 
 _CHUNK = 1 << 20
@@ -342,6 +342,8 @@ class _Reader:
                 raise _BadLine("NUL byte in PATH")
         else:
             path = path_
+        if len(path) > layout.PATH_MAX:
+            raise _BadLine(f"PATH of {len(path)} bytes, over {layout.PATH_MAX}", limit=True)
         parent_path, slash, name = path.rpartition(b"/")
         if not slash or not parent_path or not name or self._root is None:
             if path == b"/":

@@ -44,39 +44,55 @@ class LineFormat:
     """Makes lines of a dump; keeps the text of xattrs that lines have in common."""
 
     def __init__(self) -> None:
-        self._xattrs: dict[Pair, bytes] = {}
+        self._texts: dict[Pair, bytes] = {}
 
     def xattrs(self, pairs: Iterable[Pair]) -> bytes:
-        """The text of an image's xattrs (each after a space) as the tree had them.
-
-        Those that only lead overlayfs are left out, escaped names are as before.
-        """
-        cache = self._xattrs
+        """The text of the tree's xattrs, each after a space."""
+        texts = self._texts
         parts = []
         for pair in pairs:
-            text = cache.get(pair)
+            text = texts.get(pair)
             if text is None:
-                name = shown_name(pair[0])
-                text = (
-                    b"" if name is None else b" %b=%b" % tuple(map(escape_xattr, (name, pair[1])))
-                )
-                if len(cache) < _CACHE_MAX and len(text) < 1024:
-                    cache[pair] = text
+                text = b" %b=%b" % (escape_xattr(pair[0]), escape_xattr(pair[1]))
+                if len(texts) < _CACHE_MAX and len(text) < 1024:
+                    texts[pair] = text
             parts.append(text)
         return b"".join(parts)
 
-
-def shown_name(name: bytes) -> bytes | None:
-    """The tree's name of an image's xattr; None for one that the tree did not have."""
-    if name.startswith(layout.OVERLAY_ESCAPED_PREFIX):
-        if name in (layout.ESCAPED_WHITEOUT, layout.ESCAPED_WHITEOUTS):
-            return None
-        return layout.OVERLAY_PREFIX + name[len(layout.OVERLAY_ESCAPED_PREFIX) :]
-    if name.startswith(layout.OVERLAY_PREFIX):
-        return None
-    if name in (layout.USER_WHITEOUT, layout.USER_WHITEOUTS):
-        return None
-    return name
+    def line(
+        self,
+        path: bytes,
+        mode: int,
+        size: int,
+        nlink: int,
+        uid: int,
+        gid: int,
+        rdev: int,
+        mtime_sec: int,
+        mtime_nsec: int,
+        payload: bytes | None,
+        content: bytes | None,
+        digest: bytes | None,
+        xattrs: bytes,
+        link: bytes | None,
+    ) -> bytes:
+        """A line. `path` and `link`, the path of a hard link's inode, are escaped already."""
+        return b"%b %d %b%o %d %d %d %d %d.%d %b %b %b%b\n" % (
+            path,
+            size,
+            b"" if link is None else b"@",
+            mode,
+            nlink,
+            uid,
+            gid,
+            rdev,
+            mtime_sec,
+            mtime_nsec,
+            escape_optional(payload) if link is None else link,
+            b"-" if content is None else escape_optional(content),
+            b"-" if digest is None else digest.hex().encode(),
+            xattrs,
+        )
 
 
 class _TreeDump:
@@ -84,7 +100,7 @@ class _TreeDump:
         self._plan = plan
         self._keep_homes = keep_homes
         self._format = LineFormat()
-        self._texts: dict[XattrSet, bytes] = {}
+        self._texts: dict[tuple[XattrSet, bool], bytes] = {}
         self._directory_at = {directory.index: directory for directory in plan.directories}
         self._path_of: dict[int, bytes] = {}  # of linked inodes, escaped
 
@@ -94,12 +110,11 @@ class _TreeDump:
         root = plan.directories[0]
         if self._keep_homes:
             self._find_homes(linked)
-        lines = [b"/" + self._rest(0, root.inode, root, None)]
+        lines = [self._line(b"/", 0, root, None)]
         stack = [(b"", self._children(root))]
         while stack:
             parent, children = stack[-1]
             for name, index in children:
-                inode = plan.inodes[index]
                 path = parent + b"/" + escape(name)
                 below = self._directory_at.get(index)
                 target = None
@@ -107,7 +122,7 @@ class _TreeDump:
                     target = self._path_of.setdefault(index, path)
                     if target == path:
                         target = None
-                lines.append(path + self._rest(index, inode, below, target))
+                lines.append(self._line(path, index, below, target))
                 if below is not None:
                     stack.append((path, self._children(below)))
                     break
@@ -142,21 +157,28 @@ class _TreeDump:
                     elif index in linked:
                         self._path_of[index] = path + b"/" + escape(name)
 
-    def _rest(
-        self, index: int, inode: Inode, directory: Directory | None, link: bytes | None
+    def _line(
+        self, path: bytes, index: int, directory: Directory | None, link: bytes | None
     ) -> bytes:
-        """The line of an inode behind its path."""
+        """The line of an inode under one of its names."""
+        inode = self._plan.inodes[index]
         mode = inode.mode & 0xFFFF
         kind = mode & 0o170000
         size, nlink, rdev = inode.size, inode.nlink, 0
         payload = content = digest = None
+        is_whiteout = False
+        xattrs = self._plan.xattrs[index]
         if directory is not None:
             blocks, tail = directory.blocks_and_tail()
             size, nlink = blocks * layout.BLOCK_SIZE + tail, directory.link_count()
         elif kind == stat.S_IFREG:
-            content = inode.content
-            if size and content is None:
-                payload, digest = inode.payload, inode.digest
+            if xattrs is not None and any(n == layout.ESCAPED_WHITEOUT for n, _ in xattrs.pairs):
+                is_whiteout = True
+                mode, size = mode & 0o7777 | stat.S_IFCHR, 0
+            else:
+                content = inode.content
+                if size and content is None:
+                    payload, digest = inode.payload, inode.digest
         elif kind == stat.S_IFLNK:
             payload = inode.payload
             size = len(payload or b"")
@@ -164,32 +186,21 @@ class _TreeDump:
             size = 0
             if kind in (stat.S_IFCHR, stat.S_IFBLK):
                 rdev = inode.rdev
-        xattrs = self._plan.xattrs[index]
-        text = b""
-        if xattrs is not None:
-            if kind == stat.S_IFREG and (layout.ESCAPED_WHITEOUT, b"") in xattrs.pairs:
-                mode, size, rdev = mode & 0o7777 | stat.S_IFCHR, 0, 0
-                content = None if content is None else b""
-            known = self._texts.get(xattrs)
-            if known is None:
-                known = self._texts[xattrs] = self._xattr_text(xattrs, inode)
-            text = known
-        return b" %d %b%o %d %d %d %d %d.%d %b %b %b%b\n" % (
-            size,
-            b"" if link is None else b"@",
-            mode,
-            nlink,
-            inode.uid,
-            inode.gid,
-            rdev,
-            inode.mtime_sec,
-            inode.mtime_nsec,
-            escape_optional(payload) if link is None else link,
-            escape_optional(content),
-            b"-" if digest is None else digest.hex().encode(),
-            text,
-        )
+        return self._format.line(
+            path, mode, size, nlink, inode.uid, inode.gid, rdev,
+            inode.mtime_sec, inode.mtime_nsec, payload, content, digest,
+            b"" if xattrs is None else self._xattr_text(xattrs, is_whiteout), link,
+        )  # fmt: skip
 
-    def _xattr_text(self, xattrs: XattrSet, inode: Inode) -> bytes:
-        shared, own = self._plan.split(list(xattrs.pairs))
-        return self._format.xattrs(own + shared)
+    def _xattr_text(self, xattrs: XattrSet, is_whiteout: bool) -> bytes:
+        text = self._texts.get((xattrs, is_whiteout))
+        if text is None:
+            shared, own = self._plan.split(list(xattrs.pairs))
+            text = self._format.xattrs(
+                (shown, value)
+                for name, value in own + shared
+                if (shown := layout.tree_xattr_name(name)) is not None
+                and not (is_whiteout and name == layout.ESCAPED_WHITEOUT)
+            )
+            self._texts[xattrs, is_whiteout] = text
+        return text

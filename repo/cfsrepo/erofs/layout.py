@@ -187,6 +187,21 @@ USER_OPAQUE: Final = b"user.overlay.opaque"
 ACL_ACCESS: Final = b"system.posix_acl_access"
 ACL_DEFAULT: Final = b"system.posix_acl_default"
 
+
+def tree_xattr_name(name: bytes) -> bytes | None:
+    """The tree's name of an image's xattr; None for one that composefs added for overlayfs.
+
+    ESCAPED_WHITEOUT of a regular file makes it a whiteout; that is the caller's to see.
+    """
+    if name.startswith(OVERLAY_ESCAPED_PREFIX):
+        if name == ESCAPED_WHITEOUTS:
+            return None
+        return OVERLAY_PREFIX + name[len(OVERLAY_ESCAPED_PREFIX) :]
+    if name.startswith(OVERLAY_PREFIX) or name in (USER_WHITEOUT, USER_WHITEOUTS):
+        return None
+    return name
+
+
 # Value of OVERLAY_METACOPY: version 0, own length, flags 0, hash algorithm of fs-verity; digest.
 METACOPY: Final = Struct("<BBBB")
 METACOPY_ALGORITHMS: Final[dict[int, int]] = {32: 1, 64: 2}  # digest size -> FS_VERITY_HASH_ALG_*
@@ -214,6 +229,7 @@ def metacopy_digest(value: bytes) -> bytes | None:
 # --- limits of composefs -------------------------------------------------------------------------
 
 NAME_MAX: Final = 255
+PATH_MAX: Final = 1 << 20  # ours: bytes of a path in a tree, 4,000 directories with longest names
 SYMLINK_MAX: Final = 4095  # bytes of a target, and of a payload
 CONTENT_MAX: Final = 5000  # bytes of a file inside the image
 XATTR_NAME_MAX: Final = 255

@@ -340,6 +340,13 @@ class ErofsImage:
             return False
         return next(self._visible_entries(inode, trusted), None) is not None
 
+    def xattr_entries(self, inode: InodeInfo) -> Iterator[tuple[int, bytes, int, int]]:
+        """Like `raw_xattrs`, without copies of the values, for who walks the whole image.
+
+        Yields (index in layout.XATTR_PREFIXES, rest of the name, start and end of the value).
+        """
+        return self._xattr_entries(inode)
+
     def _visible_entries(
         self, inode: InodeInfo, trusted: bool
     ) -> Iterator[tuple[int, bytes, int, int]]:

@@ -1,0 +1,205 @@
+"""A walk over all of an image, with every inode as the tree had it before it became an image.
+
+What composefs added is undone: escaped xattrs get their names back, those that only lead overlayfs
+to the data become payload and digest, whiteouts are character devices again, and the whiteouts that
+hide object directories are not seen. `ErofsImage` answers single questions; this is for dumps,
+listings and trees.
+
+Nothing is kept of an inode after its turn but one bit (and the path, where it has several names),
+so memory does not grow with the tree. On a hostile image the walk ends: no directory is entered
+twice, and directories and xattrs together are read no longer than the image is.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from cfsrepo.erofs import layout
+from cfsrepo.erofs.reader import ErofsImage, InodeInfo
+from cfsrepo.errors import InputError, LimitError
+
+Pair = tuple[bytes, bytes]
+
+_IFMT = 0o170000
+_REG = 0o100000
+_DIR = 0o040000
+_LNK = 0o120000
+_CHR = 0o020000
+_TRUSTED = 4  # index of `trusted.` in layout.XATTR_PREFIXES
+_XATTRS_MAX = 0xFFFF  # bytes of names and values of one inode
+
+
+class Entry(NamedTuple):
+    """One name of the walk."""
+
+    path: bytes  # from the root, `/a/b`; the root itself is empty
+    info: InodeInfo
+    first: bytes | None  # the path under which the inode came before, if it did
+
+
+class Node(NamedTuple):
+    """An inode as the tree had it; what is not here is as in its `InodeInfo`."""
+
+    mode: int
+    size: int
+    payload: bytes | None  # a symlink's target, or the path of a file's object
+    content: bytes | None
+    digest: bytes | None
+    xattrs: list[Pair]  # own ones first, then those shared with other inodes
+
+
+class ImageWalk:
+    """Walks `image` once. Raises InputError where it is damaged."""
+
+    def __init__(self, image: ErofsImage) -> None:
+        self._image = image
+        self._seen = bytearray((len(image.data) >> layout.SLOT_BITS + 3) + 1)
+        self._first: dict[int, bytes] = {}
+        self._budget = len(image.data)
+        self._shared: dict[int, Pair | None] = {}  # xattrs by place; None: not the tree's
+        self._names: dict[tuple[int, bytes], bytes | None] = {}
+
+    def entries(self, toplevel: Collection[bytes] | None = None) -> Iterator[Entry]:
+        """All names, depth first, in byte order, the root first.
+
+        `toplevel`: of what is in the root only these names.
+        """
+        return self._walk(None if toplevel is None else frozenset(toplevel), all_names=True)
+
+    def _walk(self, top: frozenset[bytes] | None, *, all_names: bool) -> Iterator[Entry]:
+        image = self._image
+        root = image.inode(image.root_nid)
+        self._mark(root.nid)
+        yield Entry(b"", root, None)
+        stack = [(b"", self._names_in(root))]
+        while stack:
+            parent, names = stack[-1]
+            for name, nid in names:
+                if top is not None and len(stack) == 1 and name not in top:
+                    continue
+                info = image.inode(nid)
+                kind = info.mode & _IFMT
+                if kind == _CHR and not info.rdev and image.version != layout.VERSION_COMPOSEFS_RS:
+                    continue
+                path = parent + b"/" + name
+                if len(path) > layout.PATH_MAX:
+                    raise LimitError(f"{image.name}: a path is longer than {layout.PATH_MAX} bytes")
+                if self._mark(nid):
+                    if kind == _DIR:
+                        raise InputError(f"{image.name}: inode {nid} is in two directories")
+                    if all_names:
+                        yield Entry(path, info, self._first_path(nid, top))
+                    continue
+                if kind == _DIR:
+                    stack.append((path, self._names_in(info)))
+                    yield Entry(path, info, None)
+                    break
+                if info.nlink != 1:
+                    self._first[nid] = path
+                yield Entry(path, info, None)
+            else:
+                stack.pop()
+
+    def node(self, info: InodeInfo) -> Node:
+        """The inode as the tree had it."""
+        image = self._image
+        mode, size = info.mode, info.size
+        kind = mode & _IFMT
+        payload = content = digest = None
+        xattrs: list[Pair] = []
+        if kind == _LNK:
+            payload = image.readlink(info.nid)
+        elif kind == _REG and size and info.layout != layout.LAYOUT_CHUNK_BASED:
+            if size > layout.CONTENT_MAX:
+                raise InputError(f"{image.name}: inode {info.nid} has {size} bytes of content")
+            content = image.read_inline(info, 0, size)
+        elif kind not in (_REG, _DIR):
+            size = 0
+        if not info.xattr_icount:
+            return Node(mode, size, payload, content, digest, xattrs)
+
+        end_of_inode = info.xattr_offset + layout.xattr_area_size(info.xattr_icount)
+        self._spend(end_of_inode - info.xattr_offset)
+        data, shared = image.data, self._shared
+        total = 0
+        is_whiteout = False
+        for index, rest, start, end in image.xattr_entries(info):
+            total += len(rest) + end - start
+            if start >= end_of_inode and start in shared:
+                known = shared[start]
+                if known is not None:
+                    xattrs.append(known)
+                    continue
+            if index == _TRUSTED and kind == _REG:
+                if rest == b"overlay.redirect":
+                    payload = bytes(data[start:end])
+                    if len(payload) > 1 and payload.startswith(b"/"):
+                        payload = payload[1:]
+                    if b"\0" in payload:
+                        raise InputError(f"{image.name}: inode {info.nid} has a NUL in a path")
+                    continue
+                if rest == b"overlay.metacopy":
+                    digest = layout.metacopy_digest(bytes(data[start:end]))
+                    continue
+                if rest == b"overlay.overlay.whiteout":
+                    is_whiteout = True
+                    continue
+            name = self._tree_name(index, rest)
+            pair = None if name is None else (name, bytes(data[start:end]))
+            if start >= end_of_inode and len(shared) < 1 << 16:
+                shared[start] = pair
+            if pair is not None:
+                xattrs.append(pair)
+        if total > _XATTRS_MAX:
+            raise InputError(f"{image.name}: inode {info.nid} has too many xattrs")
+        if is_whiteout:
+            return Node(mode & 0o7777 | stat.S_IFCHR, 0, None, None, None, xattrs)
+        return Node(mode, size, payload, content, digest, xattrs)
+
+    def _tree_name(self, index: int, rest: bytes) -> bytes | None:
+        """The name that the tree had for an xattr; None for one that it did not have."""
+        key = index, rest
+        try:
+            return self._names[key]
+        except KeyError:
+            name = layout.tree_xattr_name(layout.XATTR_PREFIXES[index] + rest)
+            if len(self._names) < 1 << 16:
+                self._names[key] = name
+            return name
+
+    # --- what has been seen ----------------------------------------------------------------------
+
+    def _mark(self, nid: int) -> bool:
+        """Remember `nid`; whether it was known before."""
+        at, bit = nid >> 3, 1 << (nid & 7)
+        byte = self._seen[at]
+        self._seen[at] = byte | bit
+        return bool(byte & bit)
+
+    def _first_path(self, nid: int, top: frozenset[bytes] | None) -> bytes:
+        """The path under which `nid` came first. An inode with a wrong link count costs a walk."""
+        path = self._first.get(nid)
+        if path is None:
+            for entry in ImageWalk(self._image)._walk(top, all_names=False):
+                self._first.setdefault(entry.info.nid, entry.path)
+            path = self._first[nid]
+        return path
+
+    def _names_in(self, directory: InodeInfo) -> Iterator[tuple[bytes, int]]:
+        self._spend(directory.size)
+        image = self._image
+        previous = b""
+        for _, name, nid, _ in image.readdir(directory.nid):
+            if name <= previous:
+                raise InputError(f"{image.name}: directory {directory.nid} is not in order")
+            previous = name
+            if name not in (b".", b".."):
+                yield name, nid
+
+    def _spend(self, amount: int) -> None:
+        """In a sound image no two inodes have a directory block or an xattr area in common."""
+        self._budget -= amount
+        if self._budget < 0:
+            raise InputError(f"{self._image.name}: inodes overlap")
