@@ -157,6 +157,8 @@ class ObjectStore:
 
     def put(self, data: Buffer) -> bytes:
         """Store `data`; returns its digest. Content that is there already is not written again."""
+        if not self.writable:
+            raise self._read_only()
         digest = fsverity.digest(data, self.algorithm)
         name = digest.hex()
         prefix = name[:2]
@@ -174,6 +176,8 @@ class ObjectStore:
 
     def writer(self) -> ObjectWriter:
         """For content that comes in pieces: `with store.writer() as writer: ... commit()`."""
+        if not self.writable:
+            raise self._read_only()
         return ObjectWriter(self)
 
     def _has_good(self, path: str, digest: bytes, size: int) -> bool:
@@ -191,8 +195,6 @@ class ObjectStore:
 
     def _draft(self, prefix: str) -> _Draft:
         """A new file, open for writing, in the directory `prefix`, which is made if missing."""
-        if not self.writable:
-            raise RepositoryError(f"{self.path}: the repository is open for reading only")
         if self._tmpfile:
             try:
                 return _Draft(self._open_tmpfile(prefix), self.dir_fd, None)
@@ -257,6 +259,9 @@ class ObjectStore:
             self._verity = enabled
         if enabled and fsverity.measure(reader, self.algorithm) != digest:
             raise VerityError(f"{self.path}/{object_path(digest)}: the kernel measures otherwise")
+
+    def _read_only(self) -> RepositoryError:
+        return RepositoryError(f"{self.path}: the repository is open for reading only")
 
     def _failed(self, error: OSError) -> OSError:
         """`error` with the object directory's name where it has none that means something."""
