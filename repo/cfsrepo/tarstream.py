@@ -13,8 +13,9 @@ class TarStream:
 
     `next()` gives the next member, having skipped what was not read of the last one's data;
     `read_data()` gives the data of the current member, piece by piece, as stored. `on_header`, if
-    given, is called with every run of bytes of the input that is no file data: headers, padding,
-    the end marker and what follows it; with the data they make up the archive byte for byte.
+    given, is called with all bytes of the input that are no file data: the padding after a member's
+    data, then the headers of the next one; at last the end marker and what follows it, in pieces.
+    With the data they make up the archive byte for byte.
     """
 
     def __init__(
@@ -42,28 +43,23 @@ class TarStream:
         if self._data_left:
             for _ in self.read_data():
                 pass
-        start = self._position
-        while len(self._buffer) - start < self._padding:
-            if not self._more():
-                raise self._cut()
-            start = self._position
-        parser, header = self._parser, start + self._padding
+        if self._padding:
+            self._skip_padding()
+        parser = self._parser
         while True:
-            member = parser.parse(self._buffer, header)
+            member = parser.parse(self._buffer, self._position)
             if member is not None:
-                self._header(start, parser.position)
+                self._header(parser.position)
                 self._data_left, self._padding = member.stored, member.padding
                 return member
             if parser.ended:
-                self._rest(start)
+                self._rest()
                 return None
-            header -= start
-            while len(self._buffer) - self._position < header + parser.need:
+            while len(self._buffer) - self._position < parser.need:
                 if not self._more():
-                    parser.at_end(self._buffer, self._position + header)
-                    self._rest(self._position)
+                    parser.at_end(self._buffer, self._position)
+                    self._rest()
                     return None
-            start, header = self._position, self._position + header
 
     def read_data(self) -> Iterator[memoryview]:
         """What is left of the current member's data, in pieces."""
@@ -86,17 +82,23 @@ class TarStream:
         self._position, self._data_left = end, 0
         return data
 
-    def _header(self, start: int, end: int) -> None:
-        if self._on_header is not None and end > start:
-            self._on_header(self._buffer[start:end])
+    def _skip_padding(self) -> None:
+        while len(self._buffer) - self._position < self._padding:
+            if not self._more():
+                raise self._cut()
+        self._header(self._position + self._padding)
+        self._padding = 0
+
+    def _header(self, end: int) -> None:
+        if self._on_header is not None:
+            self._on_header(self._buffer[self._position : end])
         self._position = end
 
-    def _rest(self, start: int) -> None:
-        """Take whatever follows the end of the archive, as header bytes."""
-        self._header(start, len(self._buffer))
-        self._padding = 0
+    def _rest(self) -> None:
+        """Take whatever follows the last member, as header bytes."""
+        self._header(len(self._buffer))
         while self._more():
-            self._header(0, len(self._buffer))
+            self._header(len(self._buffer))
 
     def _more(self) -> bool:
         """Append the next chunk to the buffer; False at the end of the input."""

@@ -26,9 +26,11 @@ from cfsrepo.oci.documents import LAYER_TYPES
 from cfsrepo.oci.layout import Blob
 from cfsrepo.oci.merge import INLINE_MAX
 from cfsrepo.splitstream import OCI_LAYER, SplitStreamWriter
+from cfsrepo.tarfields import BLOCK
 from cfsrepo.tarstream import TarStream
 
 _QUEUE_SIZE = 4  # chunks between the threads
+_CHUNK_MAX = 8 << 20  # bytes of a split stream between two objects, before it is cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,15 @@ def import_layer(
     """
     writer = SplitStreamWriter(objects.algorithm, OCI_LAYER)
     files = 0
+
+    def take_header(data: bytes) -> None:
+        # Padding is less than a block. Readers want a member's headers and data in one chunk.
+        if len(data) >= BLOCK and writer.pending > _CHUNK_MAX:
+            writer.end_chunk()
+        writer.inline(data)
+
     with _Feed(blob, diff_id) as feed:
-        stream = TarStream(feed.chunks(report), blob.name, on_header=writer.inline)
+        stream = TarStream(feed.chunks(report), blob.name, on_header=take_header)
         while (member := stream.next()) is not None:
             if not member.stored:
                 continue
@@ -71,7 +80,9 @@ def import_layer(
                 files += 1
             else:
                 writer.inline(b"".join(stream.read_data()) if data is None else data)
-    return StoredLayer(objects.put(writer.finish()), feed.size, files)
+    with objects.writer() as out:
+        writer.finish_to(out.write)
+        return StoredLayer(out.commit(), feed.size, files)
 
 
 class _Feed:

@@ -24,10 +24,13 @@ the OCI image specification and tar(1). Ids can differ from cfsctl's in these ca
     whiteout in a directory in no layer     refuses                    nothing to delete
     sparse file                             refuses                    the file, holes as zeros
     mtime before 1970 in a pax header       refuses                    that mtime
+    mtime before 1970 otherwise             not the image's oldest     the oldest, as in C's
+                                            when build_time is chosen  mkcomposefs
     image without a directory /usr          refuses                    `/` as its own entry says,
                                                                        else 0755, 0:0, mtime 0
     /run that is no directory               refuses                    stays as it is
-    archive without end blocks              refuses                    taken
+    archive without end blocks, the last    refuses                    taken
+    member being empty
     uid or gid of 2^32 and more             becomes another owner      error
     device number of more than 12+20 bits   becomes another device     error
     name over 255 bytes                     no system can open it      error
