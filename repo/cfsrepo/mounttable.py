@@ -60,6 +60,34 @@ def read() -> list[Mount]:
         return parse(file.read())
 
 
+def read_all() -> list[Mount]:
+    """The mounts of every mount namespace that a process lives in and that we may look into.
+
+    Mounts of several namespaces that are copies of each other come several times.
+    """
+    mounts = read()
+    seen = {_namespace("self")}
+    for pid in os.listdir("/proc"):
+        namespace = _namespace(pid) if pid.isdigit() else None
+        if namespace is None or namespace in seen:
+            continue
+        try:
+            with open(f"/proc/{pid}/mountinfo", "rb") as file:
+                mounts += parse(file.read())
+        except OSError:
+            continue  # it ended, or is none of our business
+        seen.add(namespace)
+    return mounts
+
+
+def _namespace(pid: str) -> str | None:
+    """What the kernel calls the mount namespace of a process; None where it does not tell."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return None
+
+
 def mount_of(path: str) -> Mount | None:
     """The mount that holds `path`; None where this namespace does not show it."""
     real = os.fsencode(os.path.realpath(path))
