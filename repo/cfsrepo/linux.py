@@ -41,6 +41,9 @@ FSOPEN_CLOEXEC: Final = 1
 MOUNT_ATTR_RDONLY: Final = 0x01
 MOUNT_ATTR_NOSUID: Final = 0x02
 MOUNT_ATTR_NODEV: Final = 0x04
+MOUNT_ATTR_NOEXEC: Final = 0x08
+MOUNT_ATTR_NOATIME: Final = 0x10
+MOUNT_ATTR_IDMAP: Final = 0x100000
 MOVE_MOUNT_F_EMPTY_PATH: Final = 0x04
 OPEN_TREE_CLONE: Final = 1
 OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
@@ -49,6 +52,7 @@ OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
 MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
+MS_NOEXEC: Final = 8
 MS_REC: Final = 0x4000
 MS_PRIVATE: Final = 1 << 18
 MNT_FORCE: Final = 1
@@ -71,6 +75,7 @@ _SYS_FSOPEN: Final = 430
 _SYS_FSCONFIG: Final = 431
 _SYS_FSMOUNT: Final = 432
 _SYS_OPENAT2: Final = 437
+_SYS_MOUNT_SETATTR: Final = 442
 
 _VERITY_ENABLE = struct.Struct("=IIIIQIIQ88x")  # struct fsverity_enable_arg, 128 bytes
 _VERITY_DIGEST = struct.Struct("=HH")  # struct fsverity_digest without its array
@@ -97,7 +102,10 @@ def _check(result: int, path: str | bytes | None = None) -> int:
 def openat2(
     dirfd: int, path: str | bytes, flags: int, mode: int = 0, *, resolve: int = RESOLVE_BENEATH
 ) -> int:
-    """openat2(2): open `path` below `dirfd` under the `resolve` rules; always close-on-exec."""
+    """openat2(2): open `path` below `dirfd` under the `resolve` rules; always close-on-exec.
+
+    With `RESOLVE_CACHED`, `BlockingIOError` where the disk would have to be read.
+    """
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
     while True:
         result = _libc.syscall(
@@ -108,7 +116,8 @@ def openat2(
             ctypes.c_size_t(len(how)),
         )
         # EAGAIN: a rename raced with the walk of "..", and the kernel could not be sure.
-        if result >= 0 or ctypes.get_errno() not in (errno.EINTR, errno.EAGAIN):
+        again = (errno.EINTR,) if resolve & RESOLVE_CACHED else (errno.EINTR, errno.EAGAIN)
+        if result >= 0 or ctypes.get_errno() not in again:
             return _check(result, path)
 
 
@@ -199,17 +208,30 @@ def enable_verity(fd: int, algorithm: int, block_size: int = 4096) -> None:
     )
 
 
-def measure_verity(fd: int) -> tuple[int, bytes] | None:
-    """The kernel's (algorithm, digest) of the file behind `fd`; None where it has no fs-verity."""
+def measure_verity_strict(fd: int) -> tuple[int, bytes] | None:
+    """FS_IOC_MEASURE_VERITY: the kernel's (algorithm, digest) of the file behind `fd`.
+
+    None where this file has no fs-verity. An errno of `VERITY_UNSUPPORTED`: no file here can.
+    """
     buffer = bytearray(_VERITY_DIGEST.pack(0, _VERITY_DIGEST_MAX)) + bytes(_VERITY_DIGEST_MAX)
     try:
         fcntl.ioctl(fd, FS_IOC_MEASURE_VERITY, buffer)
     except OSError as error:
-        if error.errno == errno.ENODATA or error.errno in VERITY_UNSUPPORTED:
+        if error.errno == errno.ENODATA:
             return None
         raise
     algorithm, size = _VERITY_DIGEST.unpack_from(buffer)
     return algorithm, bytes(buffer[_VERITY_DIGEST.size : _VERITY_DIGEST.size + size])
+
+
+def measure_verity(fd: int) -> tuple[int, bytes] | None:
+    """The kernel's (algorithm, digest) of the file behind `fd`; None where it has no fs-verity."""
+    try:
+        return measure_verity_strict(fd)
+    except OSError as error:
+        if error.errno in VERITY_UNSUPPORTED:
+            return None
+        raise
 
 
 # --- mounts and namespaces -----------------------------------------------------------------------
@@ -251,6 +273,36 @@ def fsmount(fd: int, attributes: int = 0) -> int:
             ctypes.c_int(fd),
             ctypes.c_uint(FSMOUNT_CLOEXEC),
             ctypes.c_uint(attributes),
+        )
+    )
+
+
+def fs_messages(fd: int) -> list[str]:
+    """What the kernel has to say about the context's last failure, one line each."""
+    lines: list[str] = []
+    while True:
+        try:
+            message = os.read(fd, 4096)  # "e text", one message a call
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.EINVAL):
+                return lines
+            raise
+        if not message:
+            return lines
+        lines.append(message.decode(errors="replace").strip().removeprefix("e "))
+
+
+def idmap_mount(fd: int, user_namespace: int) -> None:
+    """mount_setattr(2): shift owners in the detached mount `fd` by the map of a user namespace."""
+    attributes = struct.pack("=QQQQ", MOUNT_ATTR_IDMAP, 0, 0, user_namespace)
+    _check(
+        _libc.syscall(
+            ctypes.c_long(_SYS_MOUNT_SETATTR),
+            ctypes.c_int(fd),
+            ctypes.c_char_p(b""),
+            ctypes.c_uint(AT_EMPTY_PATH),
+            ctypes.c_char_p(attributes),
+            ctypes.c_size_t(len(attributes)),
         )
     )
 
