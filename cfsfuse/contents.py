@@ -6,7 +6,7 @@ from typing import Protocol
 
 from cfsrepo.erofs.reader import ErofsImage, InodeInfo
 
-Buffer = bytes | memoryview
+Buffer = bytes | bytearray | memoryview
 
 
 class Content(Protocol):
@@ -20,6 +20,10 @@ class Content(Protocol):
 
     def close(self) -> None:
         """Release what the content holds. It must not be read afterwards."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that it holds."""
 
 
 class InlineContent:
@@ -40,6 +44,10 @@ class InlineContent:
     def close(self) -> None:
         """Nothing is held."""
 
+    @property
+    def held(self) -> int:
+        return 0
+
 
 class ZeroContent:
     """A file of zeros only."""
@@ -57,3 +65,7 @@ class ZeroContent:
 
     def close(self) -> None:
         """Nothing is held."""
+
+    @property
+    def held(self) -> int:
+        return 0

@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,6 +40,9 @@ class Objects(Protocol):
 
     def open(self, backing: Backing, size: int) -> Content:
         """The content of an object that a file of `size` bytes has; OSError (EIO) without it."""
+
+    def open_ready(self, backing: Backing, size: int) -> Content | None:
+        """As `open`, but None where the disk would have to be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,17 @@ class ImageView:
 
     def open(self, nid: int) -> Content:
         """The content of a regular file. May read from disk. OSError: EISDIR, EINVAL, EIO."""
+        content = self._content(nid, self._objects.open)
+        assert content is not None
+        return content
+
+    def open_ready(self, nid: int) -> Content | None:
+        """As `open`, but None where the disk would have to be waited for."""
+        return self._content(nid, self._objects.open_ready)
+
+    def _content(
+        self, nid: int, opener: Callable[[Backing, int], Content | None]
+    ) -> Content | None:
         inode = self.image.inode(nid)
         if stat.S_ISDIR(inode.mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -183,10 +197,8 @@ class ImageView:
             return InlineContent(self.image, inode)
         backing = self.image.backing(nid)
         if backing is not None:
-            return self._objects.open(backing, inode.size)
-        if b"trusted.overlay.metacopy" not in self.image.raw_xattrs(nid) and self.image.is_sparse(
-            nid
-        ):
+            return opener(backing, inode.size)
+        if layout.OVERLAY_METACOPY not in self.image.raw_xattrs(nid) and self.image.is_sparse(nid):
             return ZeroContent(inode.size)
         raise OSError(errno.EIO, "the image says neither content nor object of the file")
 

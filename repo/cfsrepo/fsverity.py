@@ -115,6 +115,16 @@ def digest(data: Buffer, algorithm: Algorithm = Algorithm.SHA256) -> bytes:
     return _digest_of(algorithm, size, level)
 
 
+def hash_blocks(data: Buffer, algorithm: Algorithm) -> bytes:
+    """A level of the tree: the hashes of `data`'s blocks in a row, a short last one padded."""
+    return _hash_blocks(data, algorithm)
+
+
+def digest_of_root(root: bytes, size: int, algorithm: Algorithm) -> bytes:
+    """The digest of a file of `size` bytes whose tree has this root hash."""
+    return _digest_of(algorithm, size, root)
+
+
 class Hasher:
     """The digest of data that comes in pieces. Memory: a block for each level of the tree."""
 

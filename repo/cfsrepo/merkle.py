@@ -1,0 +1,219 @@
+"""Checking parts of a large object: its fs-verity Merkle tree, kept beside the object store.
+
+    cfsfuse/merkle/XX/REST    the tree of objects/XX/REST
+
+A tree file is the levels of the tree from the hashes of the data blocks upwards, each level in
+whole blocks of 4096 bytes (the last one padded with zeros), up to the level of one block, whose
+hash is the root. It has no header: the size of the object determines every offset. An object of one
+block has no tree.
+
+A tree is not trusted. The object's digest covers its size and the root hash, the root hash covers
+the top block, and so on downwards; `MerkleTree` checks each block of the tree against the one above
+it before it uses a hash in it, and keeps what it has checked in memory, never reading it again. So
+a tree file may be lost, damaged or written by an adversary: a wrong byte of data is not accepted.
+Because of that the files need no sync either. The directory can be removed at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from cfsrepo import fsverity
+from cfsrepo.errors import DigestMismatchError
+from cfsrepo.fsverity import BLOCK_SIZE, Algorithm, Buffer
+from cfsrepo.objects import make_directory, object_path, temporary_name
+
+PRIVATE_NAME: Final = "merkle"  # below the repository's own directory
+
+_READ_SIZE: Final = 1 << 20
+# Blocks of a tree kept in memory: with sha256 they cover half a MiB of data each.
+_BLOCKS_KEPT: Final = 256
+
+
+class TreeDamagedError(Exception):
+    """A block of a tree file is not what the block above it promises. The data may be fine."""
+
+
+def level_blocks(size: int, algorithm: Algorithm) -> list[int]:
+    """Number of blocks of each level of the tree of `size` bytes of data, lowest level first."""
+    levels = []
+    blocks = -(-size // BLOCK_SIZE)
+    while blocks > 1:
+        blocks = -(-blocks * algorithm.digest_size // BLOCK_SIZE)
+        levels.append(blocks)
+    return levels
+
+
+class MerkleTree:
+    """The tree of an object of `size` > 4096 bytes with this `digest`, in the file `fd`.
+
+    Owns `fd`. May be used by several threads at once.
+    """
+
+    def __init__(self, fd: int, size: int, digest: bytes, algorithm: Algorithm) -> None:
+        self._fd = fd
+        self._size = size
+        self._digest = digest
+        self._algorithm = algorithm
+        self._fan_out = BLOCK_SIZE // algorithm.digest_size
+        self._levels = level_blocks(size, algorithm)
+        self._starts = [sum(self._levels[:level]) for level in range(len(self._levels))]
+        self._kept: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Release the tree file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def check(self, first_block: int, data: Buffer) -> bool:
+        """Whether `data` is what the object has from block `first_block` on.
+
+        `data` is whole blocks, or ends with the object. Raises `TreeDamagedError`.
+        """
+        size = self._algorithm.digest_size
+        found = fsverity.hash_blocks(data, self._algorithm)
+        at = 0
+        block = first_block
+        while at < len(found):
+            index, position = divmod(block, self._fan_out)
+            count = min(len(found) - at, (self._fan_out - position) * size)
+            start = position * size
+            if self._checked(index)[start : start + count] != found[at : at + count]:
+                return False
+            at += count
+            block += count // size
+        return True
+
+    def _checked(self, index: int) -> bytes:
+        """Block `index` of the lowest level, checked from the digest downwards."""
+        with self._lock:
+            # Upwards to the first block that is known to be good, then down again.
+            path = []
+            level = 0
+            while level < len(self._levels):
+                good = self._kept.get((level, index))
+                if good is not None:
+                    self._kept.move_to_end((level, index))
+                    break
+                path.append((level, index))
+                index //= self._fan_out
+                level += 1
+            else:
+                good = None
+            while path:
+                level, index = path.pop()
+                good = self._check_block(level, index, good)
+                self._kept[level, index] = good
+                if len(self._kept) > _BLOCKS_KEPT:
+                    self._kept.popitem(last=False)
+            assert good is not None
+            return good
+
+    def _check_block(self, level: int, index: int, above: bytes | None) -> bytes:
+        block = os.pread(self._fd, BLOCK_SIZE, (self._starts[level] + index) * BLOCK_SIZE)
+        if len(block) != BLOCK_SIZE:
+            raise TreeDamagedError
+        found = fsverity.hash_blocks(block, self._algorithm)
+        if above is None:
+            if fsverity.digest_of_root(found, self._size, self._algorithm) != self._digest:
+                raise TreeDamagedError
+        else:
+            start = index % self._fan_out * len(found)
+            if above[start : start + len(found)] != found:
+                raise TreeDamagedError
+        return block
+
+
+class MerkleStore:
+    """The tree files of a repository in the directory `path`; None: trees are made and forgotten.
+
+    Trees that cannot be stored (a repository of somebody else, a full disk) live in a temporary
+    file as long as they are open.
+    """
+
+    def __init__(self, path: str | None, algorithm: Algorithm) -> None:
+        self._path = path
+        self._algorithm = algorithm
+
+    def load(self, size: int, digest: bytes) -> MerkleTree | None:
+        """The stored tree; None where there is none of the right size."""
+        if self._path is None:
+            return None
+        try:
+            fd = os.open(
+                f"{self._path}/{object_path(digest)}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
+        except OSError:  # whatever the reason: a new one can be made
+            return None
+        if os.fstat(fd).st_size != sum(level_blocks(size, self._algorithm)) * BLOCK_SIZE:
+            os.close(fd)
+            return None
+        return MerkleTree(fd, size, digest, self._algorithm)
+
+    def make(
+        self,
+        read: Callable[[int, int], Buffer],
+        size: int,
+        digest: bytes,
+    ) -> MerkleTree:
+        """Make the tree of the object that `read(offset, size)` reads, and store it if possible.
+
+        Reads the whole object; the hashes of its blocks stay in memory meanwhile (1/128 of it with
+        sha256). `DigestMismatchError` when the object does not have this digest.
+        """
+        level = bytearray()
+        for offset in range(0, size, _READ_SIZE):
+            chunk = read(offset, min(_READ_SIZE, size - offset))
+            if len(chunk) != min(_READ_SIZE, size - offset):
+                raise DigestMismatchError(f"object {digest.hex()}: cut short")
+            level += fsverity.hash_blocks(chunk, self._algorithm)
+        levels = []
+        while len(level) > self._algorithm.digest_size:
+            level += bytes(-len(level) % BLOCK_SIZE)
+            levels.append(level)
+            level = bytearray(fsverity.hash_blocks(level, self._algorithm))
+        if fsverity.digest_of_root(bytes(level), size, self._algorithm) != digest:
+            raise DigestMismatchError(f"object {digest.hex()}: content does not have this digest")
+        return MerkleTree(self._store(levels, digest), size, digest, self._algorithm)
+
+    def _store(self, levels: list[bytearray], digest: bytes) -> int:
+        """Write a tree file, under its name where that is possible; returns it open."""
+        if self._path is not None:
+            try:
+                return self._store_named(self._path, levels, digest)
+            except OSError:
+                self._path = None  # not ours to write, or full: a tree is as good without a name
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+        _write_levels(fd, levels)
+        return fd
+
+    def _store_named(self, directory: str, levels: list[bytearray], digest: bytes) -> int:
+        path = f"{directory}/{object_path(digest)}"
+        draft = f"{directory}/{temporary_name()}"
+        make_directory(directory)
+        make_directory(os.path.dirname(path))
+        fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            _write_levels(fd, levels)
+            os.rename(draft, path)
+        except OSError:
+            os.close(fd)
+            os.unlink(draft)
+            raise
+        return fd
+
+
+def _write_levels(fd: int, levels: list[bytearray]) -> None:
+    for level in levels:
+        with memoryview(level) as view:
+            written = 0
+            while written < len(view):
+                written += os.write(fd, view[written:])
