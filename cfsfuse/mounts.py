@@ -1,9 +1,10 @@
 """The mounts of this machine that are ours, as the kernel lists them, and ending them.
 
-A mount is ours when its type is `fuse.cfsfuse`. One whose server was killed is *dead*: it stays in
-the list and every access to it fails with ENOTCONN until it is unmounted. That is on purpose: a
-mount point that silently became an empty directory would look to a copying or synchronising tool as
-if all files had been deleted.
+A mount is ours when its type is `fuse.cfsfuse`, or when it is an overlay whose source is
+`composefs:NAME` (a kernel mount by us) or `composefs` (one by mount.composefs). A FUSE mount whose
+server was killed is *dead*: it stays in the list and every access to it fails with ENOTCONN until
+it is unmounted. That is on purpose: a mount point that silently became an empty directory would
+look to a copying or synchronising tool as if all files had been deleted.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def our_mounts() -> list[Mount]:
 
 def is_ours(mount: Mount) -> bool:
     """Whether this program made the mount."""
+    if mount.fstype == "overlay":
+        return mount.source == b"composefs" or mount.source.startswith(b"composefs:")
     return mount.fstype == _FSTYPE
 
 

@@ -110,7 +110,7 @@ def test_the_device_is_known_before_it_is_attached(
         mounted.attach(target)
     found = mounttable.mount_of(target)
     assert found is not None
-    assert mounted.device == f"{found.device[0]}:{found.device[1]}"
+    assert mounted.device == found.device
     assert mounted.source.encode() == found.source
 
 

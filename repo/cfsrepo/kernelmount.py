@@ -105,6 +105,15 @@ def measured_image(
         os.close(fd)
 
 
+def is_available() -> bool:
+    """Whether this kernel has the mount calls that are used here (Linux 5.2)."""
+    try:
+        os.close(linux.fsopen("overlay"))
+    except OSError as error:
+        return error.errno != errno.ENOSYS
+    return True
+
+
 def is_protected(repository: Repository, image_id: str) -> bool:
     """Whether the kernel guards the image file by fs-verity."""
     digest = repository.images().get(image_id)
@@ -135,8 +144,8 @@ class Prepared:
     fd: int
     source: str
     """As the mount table will show it."""
-    device: str
-    """`MAJOR:MINOR` of the file system, as the mount table will show it."""
+    device: tuple[int, int]
+    """Major and minor number of the file system, as the mount table will show it."""
 
     def attach(self, target: str | bytes) -> None:
         """Put it at the directory `target`. Raises `MountError`."""
@@ -166,9 +175,8 @@ def prepared(image: int, objects: str, options: Options) -> Iterator[Prepared]:
             device = os.stat(f"/proc/self/fd/{overlay}/.").st_dev
         except OSError as error:
             raise _failure(error, options.name) from error
-        yield Prepared(
-            overlay, SOURCE_PREFIX + options.name, f"{os.major(device)}:{os.minor(device)}"
-        )
+        number = (os.major(device), os.minor(device))
+        yield Prepared(overlay, SOURCE_PREFIX + options.name, number)
 
 
 def mount(image: int, objects: str, target: str | bytes, options: Options) -> None:
@@ -224,14 +232,14 @@ def _has_acl(image: int) -> bool:
 
 
 def _shift_owners(mounted: int, user_namespace: str) -> None:
-    with linux.opened(user_namespace, os.O_RDONLY) as namespace:
-        try:
+    try:
+        with linux.opened(user_namespace, os.O_RDONLY) as namespace:
             linux.idmap_mount(mounted, namespace)
-        except OSError as error:
-            raise MountError(
-                f"{user_namespace}: owners cannot be shifted by it: {error.strerror}",
-                hint="give the user namespace of another process: /proc/PID/ns/user",
-            ) from error
+    except OSError as error:
+        raise MountError(
+            f"{user_namespace}: owners cannot be shifted by it: {error.strerror}",
+            hint="give the user namespace of another process: /proc/PID/ns/user",
+        ) from error
 
 
 # --- overlay -------------------------------------------------------------------------------------

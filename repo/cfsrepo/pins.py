@@ -61,6 +61,13 @@ class Pin:
     start_time: int | None = None
     device: tuple[int, int] | None = None
 
+    def describe(self) -> str:
+        """What holds it, for people."""
+        if self.kind is PinKind.PERSON:
+            return f"pinned: {self.reason}" if self.reason else "pinned"
+        by = f" (process {self.pid})" if self.kind is PinKind.PROCESS else ""
+        return f"mounted at {self.mount_point}{by}"
+
 
 def pin_process(
     repository: Repository, image_id: str, mount_point: str, pid: int | None = None
@@ -82,16 +89,23 @@ def pin_process(
     return _write(repository, pin)
 
 
-def pin_mount(repository: Repository, image_id: str, mount_point: str) -> Pin:
-    """Pin an image for the kernel mount at `mount_point`, which exists already."""
-    device = os.stat(mount_point).st_dev
+def pin_mount(
+    repository: Repository, image_id: str, mount_point: str, device: tuple[int, int] | None = None
+) -> Pin:
+    """Pin an image for the kernel mount at `mount_point`, which exists already.
+
+    One that is not attached there yet is known by its `device` number (major, minor).
+    """
+    if device is None:
+        number = os.stat(mount_point).st_dev
+        device = (os.major(number), os.minor(number))
     pin = Pin(
         _new_id(image_id),
         image_id,
         PinKind.MOUNT,
         mount_point=mount_point,
         boot_id=boot_id(),
-        device=(os.major(device), os.minor(device)),
+        device=device,
     )
     return _write(repository, pin)
 

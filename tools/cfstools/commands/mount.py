@@ -1,4 +1,4 @@
-"""`cfs mount IMAGE DIR`: mount an image without root; returns when the mount answers."""
+"""`cfs mount IMAGE DIR`: mount an image, without root or by the kernel; returns when it answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 from cfsfuse import daemon, mounts
 from cfsfuse.daemon import Ready
-from cfstools import imagesource
+from cfstools import imagesource, kernelmounting
 
 _TIMEOUT = 30.0
 
@@ -23,11 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let the kernel check owner and mode, instead of showing everything to you",
     )
+    kernelmounting.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     point = mounts.check_mount_point(args.dir)
+    by_kernel = kernelmounting.wanted(args)
     source = imagesource.find(args)
+    if by_kernel:
+        return kernelmounting.run(args, point, source)
     with imagesource.opened(source):
         pass  # a damaged image is said here, before a daemon exists
 
