@@ -189,18 +189,25 @@ class _TreeDump:
         return self._format.line(
             path, mode, size, nlink, inode.uid, inode.gid, rdev,
             inode.mtime_sec, inode.mtime_nsec, payload, content, digest,
-            b"" if xattrs is None else self._xattr_text(xattrs, is_whiteout), link,
+            b"" if xattrs is None else self._xattr_text(xattrs, inode, is_whiteout), link,
         )  # fmt: skip
 
-    def _xattr_text(self, xattrs: XattrSet, is_whiteout: bool) -> bytes:
+    def _xattr_text(self, xattrs: XattrSet, inode: Inode, is_whiteout: bool) -> bytes:
         text = self._texts.get((xattrs, is_whiteout))
-        if text is None:
-            shared, own = self._plan.split(list(xattrs.pairs))
-            text = self._format.xattrs(
-                (shown, value)
-                for name, value in own + shared
-                if (shown := layout.tree_xattr_name(name)) is not None
-                and not (is_whiteout and name == layout.ESCAPED_WHITEOUT)
-            )
+        if text is not None:
+            return text
+        pairs = list(xattrs.pairs)
+        # Those that lead to the data are not shown, but count where the most are shared already.
+        crowded = len(pairs) > layout.XATTR_SHARED_MAX - 2
+        if crowded:
+            pairs = self._plan.all_pairs(xattrs, inode)
+        shared, own = self._plan.split(pairs)
+        text = self._format.xattrs(
+            (shown, value)
+            for name, value in own + shared
+            if (shown := layout.tree_xattr_name(name)) is not None
+            and not (is_whiteout and name == layout.ESCAPED_WHITEOUT)
+        )
+        if not crowded:
             self._texts[xattrs, is_whiteout] = text
         return text

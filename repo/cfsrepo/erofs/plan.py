@@ -334,11 +334,14 @@ class Plan:
             offset += entry_size(pair)
         self.shared_size = offset
 
-    def object_pairs(self, inode: Inode) -> list[Pair]:
-        """The xattrs that lead overlayfs to the data of a regular file outside the image."""
-        pairs = [(layout.OVERLAY_METACOPY, layout.metacopy_value(inode.digest))]
-        if inode.payload:
-            pairs.append((layout.OVERLAY_REDIRECT, b"/" + inode.payload))
+    def all_pairs(self, xattrs: XattrSet | None, inode: Inode) -> list[Pair]:
+        """All xattrs of an inode in the order of names, with those that lead to its data."""
+        pairs = list(xattrs.pairs) if xattrs is not None else []
+        if has_object(inode):
+            pairs.append((layout.OVERLAY_METACOPY, layout.metacopy_value(inode.digest)))
+            if inode.payload:
+                pairs.append((layout.OVERLAY_REDIRECT, b"/" + inode.payload))
+            pairs.sort()
         return pairs
 
     def split(self, pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
@@ -347,6 +350,11 @@ class Plan:
         shared = [pair for pair in pairs if pair in offsets][: layout.XATTR_SHARED_MAX]
         referred = set(shared)
         return shared, [pair for pair in pairs if pair not in referred]
+
+
+def has_object(inode: Inode) -> bool:
+    """Whether the inode is a regular file with data outside the image."""
+    return inode.size > 0 and inode.content is None and inode.mode & _IFMT == stat.S_IFREG
 
 
 def entry_size(pair: Pair) -> int:

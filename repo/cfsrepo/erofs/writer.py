@@ -142,24 +142,13 @@ class _Writer:
                 key = (xattrs, len(digest), len(payload))
                 area = areas.get(key)
                 if area is None:
-                    area = areas[key] = self._template(xattrs, inode)
+                    area = areas[key] = _Template(*plan.split(plan.all_pairs(xattrs, inode)))
             else:
                 key = (xattrs, digest, payload)
                 area = areas.get(key)
                 if area is None:
-                    area = areas[key] = _Area(*plan.split(self._all_pairs(xattrs, inode)))
+                    area = areas[key] = _Area(*plan.split(plan.all_pairs(xattrs, inode)))
             result.append(area)
-
-    def _all_pairs(self, xattrs: XattrSet | None, inode: Inode) -> list[Pair]:
-        pairs = self._plan.object_pairs(inode)
-        if xattrs is not None:
-            pairs.extend(xattrs.pairs)
-            pairs.sort()
-        return pairs
-
-    def _template(self, xattrs: XattrSet | None, inode: Inode) -> _Area | _Template:
-        shared, own = self._plan.split(self._all_pairs(xattrs, inode))
-        return _Template(shared, own)
 
     def _head(self, area: _Area | _Template) -> bytes:
         """The body header of an area with its references into the shared one."""
