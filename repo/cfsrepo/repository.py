@@ -258,10 +258,10 @@ class Repository:
     def _set_ref(self, category: str, name: str, target: str) -> None:
         self.check_writable()
         # What the reference needs is on disk; the links it goes through must be as well.
-        self._sync_directory(category)
+        self.sync_directory(category)
         path = f"{category}/refs/{name}"
         refs.replace_link(self.fd, path, "../" * (name.count("/") + 1) + target)
-        self._sync_directory(os.path.dirname(path))
+        self.sync_directory(os.path.dirname(path))
 
     def _remove_ref(self, path: str, message: str) -> None:
         try:
@@ -270,9 +270,10 @@ class Repository:
             os.unlink(path, dir_fd=self.fd)
         except (FileNotFoundError, IsADirectoryError):
             raise NotFoundError(message) from None
-        self._sync_directory(os.path.dirname(path))
+        self.sync_directory(os.path.dirname(path))
 
-    def _sync_directory(self, path: str) -> None:
+    def sync_directory(self, path: str) -> None:
+        """Wait until the entries of the directory `path` of the repository are on disk."""
         with linux.opened(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd) as fd:
             try:
                 os.fsync(fd)

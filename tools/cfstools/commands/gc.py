@@ -1,0 +1,53 @@
+"""`cfs gc`: remove what no name, pin or mount needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from cfsrepo.gc import Collected, collect
+from cfstools.context import open_repository
+from cfstools.progressbar import progress_for
+from cfstools.table import amount
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="say what would be removed, remove nothing"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    with open_repository(args) as repository:
+        result = collect(repository, dry_run=args.dry_run, progress=progress_for(sys.stderr))
+    if args.json:
+        print(json.dumps(_record(result, args.dry_run), indent=2))
+        return 0
+    for path in result.strays:
+        print(f"cfs: {path}: not an object, left alone", file=sys.stderr)
+    if args.verbose:
+        for image_id, reasons in sorted(result.kept.items()):
+            print(f"kept {image_id[:12]}: {', '.join(reasons)}")
+    verb = "would free" if args.dry_run else "freed"
+    print(
+        f"{verb} {amount(result.disk)}: {result.objects} objects ({amount(result.size)}), "
+        f"{result.streams} streams, {result.images} images"
+    )
+    return 0
+
+
+def _record(result: Collected, dry_run: bool) -> dict[str, object]:
+    return {
+        "dry_run": dry_run,
+        "objects": result.objects,
+        "size": result.size,
+        "disk": result.disk,
+        "streams": result.streams,
+        "images": result.images,
+        "leftovers": result.leftovers,
+        "dead_pins": result.pins,
+        "strays": result.strays,
+        "kept": result.kept,
+    }

@@ -1,0 +1,60 @@
+"""`cfs info`: what the repository is, and what state it is in."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+from cfsrepo import fsverity, linux, mounttable, pins, repometa
+from cfsrepo.repository import Repository
+from cfstools.context import open_repository
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    with open_repository(args, check_policy=False) as repository:
+        record = _record(repository)
+    if args.json:
+        print(json.dumps(record, indent=2))
+        return 0
+    for key, value in record.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        print(f"{key.replace('_', ' ').capitalize() + ':':<16}{text or '-'}")
+    return 0
+
+
+def _record(repository: Repository) -> dict[str, object]:
+    mount = mounttable.mount_of(repository.path)
+    with linux.opened(repometa.FILE_NAME, 0, dir_fd=repository.fd) as fd:
+        protected = fsverity.measure(fd, repository.algorithm) is not None
+    features = repository.meta.features
+    return {
+        "repository": repository.path,
+        "file_system": "-" if mount is None else mount.fstype,
+        "version": repository.meta.version,
+        "algorithm": str(repository.algorithm),
+        "image_versions": [repository.meta.erofs_default, *repository.meta.erofs_extra],
+        "features": [
+            *features.compatible,
+            *features.read_only_compatible,
+            *features.incompatible,
+        ],
+        "verity_policy": str(repository.policy),
+        "verity_enforced": "yes" if protected else "no",
+        "writable": "yes" if repository.writable else "no",
+        "images": len(repository.images()),
+        "tags": len(repository.tags()),
+        "streams": len(repository.streams()),
+        "objects": sum(
+            len(_listdir(repository, prefix)) for prefix in repository.objects.prefixes()
+        ),
+        "pins": len(pins.live(repository)),
+    }
+
+
+def _listdir(repository: Repository, prefix: str) -> list[str]:
+    return os.listdir(f"{repository.objects.path}/{prefix}")

@@ -1,0 +1,81 @@
+"""`cfs inspect IMAGE`: what is known of an image."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from cfsrepo.errors import NotFoundError
+from cfsrepo.imageinfo import ImageInfo, image_info
+from cfstools.context import open_repository
+from cfstools.table import amount
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="name, tag, OCI digest or image id")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--json", action="store_true", help="everything as a JSON object")
+    what.add_argument("--manifest", action="store_true", help="the OCI manifest, byte for byte")
+    what.add_argument("--config", action="store_true", help="the OCI config, byte for byte")
+
+
+def run(args: argparse.Namespace) -> int:
+    with open_repository(args) as repository:
+        info = image_info(repository, repository.resolve(args.image))
+        tags = sorted(
+            name
+            for name, content_id in repository.tags().items()
+            if content_id == f"oci-manifest-{info.image.manifest_digest}"
+        )
+        tags += sorted(
+            name
+            for name, image_id in repository.image_refs().items()
+            if image_id == info.image.image_id
+        )
+    if args.manifest or args.config:
+        document = info.manifest if args.manifest else info.config
+        if not document:
+            raise NotFoundError(f"{args.image}: an image file without OCI documents")
+        sys.stdout.buffer.write(document)
+        return 0
+    if args.json:
+        print(json.dumps(_record(info, tags), indent=2))
+        return 0
+    for key, value in (
+        ("Names", ", ".join(tags) or "-"),
+        ("Image id", info.image.image_id),
+        ("Manifest", info.image.manifest_digest or "-"),
+        ("Config", info.image.config_digest or "-"),
+        ("Platform", info.platform or "-"),
+        ("Created", info.created or "-"),
+        ("Image file", amount(info.image_size)),
+    ):
+        print(f"{key + ':':<12}{value}")
+    for number, layer in enumerate(info.layers):
+        title = "Layers:" if number == 0 else ""
+        print(f"{title:<12}{layer.digest}  {amount(layer.size)}  {layer.media_type}")
+    return 0
+
+
+def _record(info: ImageInfo, tags: list[str]) -> dict[str, object]:
+    return {
+        "names": tags,
+        "image_id": info.image.image_id,
+        "image_size": info.image_size,
+        "manifest_digest": info.image.manifest_digest,
+        "config_digest": info.image.config_digest,
+        "platform": info.platform or None,
+        "created": info.created or None,
+        "manifest": json.loads(info.manifest) if info.manifest else None,
+        "config": json.loads(info.config) if info.config else None,
+        "layers": [
+            {
+                "digest": layer.digest,
+                "diff_id": layer.diff_id,
+                "media_type": layer.media_type,
+                "size": layer.size,
+            }
+            for layer in info.layers
+        ],
+    }

@@ -1,0 +1,24 @@
+"""`cfs pin IMAGE`: keep an image from collection, whatever happens to its names."""
+
+from __future__ import annotations
+
+import argparse
+
+from cfsrepo import pins
+from cfstools.context import open_repository
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", nargs="?", help="none: list the pins")
+    parser.add_argument("--reason", default="", help="why, for whoever finds the pin")
+
+
+def run(args: argparse.Namespace) -> int:
+    with open_repository(args) as repository:
+        if args.image is not None:
+            image = repository.resolve(args.image)
+            print(pins.pin_person(repository, image.image_id, args.reason).pin_id)
+            return 0
+        for pin in pins.live(repository):
+            print(f"{pin.pin_id}  {pin.image_id[:12]}  {pin.describe()}")
+    return 0

@@ -1,0 +1,31 @@
+"""`cfs unpin PIN|IMAGE`: take a person's pins off again."""
+
+from __future__ import annotations
+
+import argparse
+
+from cfsrepo import pins
+from cfsrepo.errors import NotFoundError
+from cfsrepo.pins import PinKind
+from cfstools.context import open_repository
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "pin", metavar="PIN|IMAGE", help="a pin as 'cfs pin' lists it, or an image: all its pins"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    with open_repository(args) as repository:
+        # The pins of mounts go with their mounts; taking one off would endanger its files.
+        people = [pin for pin in pins.read(repository) if pin.kind is PinKind.PERSON]
+        found = [pin for pin in people if pin.pin_id == args.pin]
+        if not found:
+            image_id = repository.resolve(args.pin).image_id
+            found = [pin for pin in people if pin.image_id == image_id]
+        if not found:
+            raise NotFoundError(f"{args.pin}: has no pin of a person", hint="'cfs pin' lists pins")
+        for pin in found:
+            pins.remove(repository, pin)
+    return 0
