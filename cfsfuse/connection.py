@@ -43,7 +43,7 @@ def _mount(point: bytes, source: str, options: Sequence[str]) -> int:
     try:
         fd = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        raise _explained(point, f"{_DEVICE}: {error.strerror}") from error
+        raise explained(point, f"{_DEVICE}: {error.strerror}") from error
     flags = linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
     data = [f"fd={fd}", "rootmode=40000", f"user_id={os.getuid()}", f"group_id={os.getgid()}"]
     for option in options:
@@ -55,7 +55,7 @@ def _mount(point: bytes, source: str, options: Sequence[str]) -> int:
         linux.mount(source, point, f"fuse.{mounts.SUBTYPE}", flags, ",".join(data))
     except OSError as error:
         os.close(fd)
-        raise _explained(point, error.strerror or str(error)) from error
+        raise explained(point, error.strerror or str(error)) from error
     return fd
 
 
@@ -78,7 +78,7 @@ def _mount_as_user(point: bytes, source: str, options: Sequence[str]) -> int:
         _, complaint = process.communicate()
     if fd is None:
         text = complaint.decode(errors="replace").strip().replace("\n", "; ")
-        raise _explained(point, text or f"{mounts.helper()} failed")
+        raise explained(point, text or f"{mounts.helper()} failed")
     os.set_inheritable(fd, False)
     return fd
 
@@ -98,7 +98,7 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace(",", "\\,")
 
 
-def _explained(point: bytes, reason: str) -> MountError:
+def explained(point: bytes, reason: str) -> MountError:
     """The kernel's or fusermount3's complaint as our error, with what helps."""
     hint = None
     if _DEVICE in reason or "device not found" in reason:

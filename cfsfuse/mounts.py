@@ -13,7 +13,9 @@ import errno
 import logging
 import os
 import shutil
+import stat
 import subprocess
+import threading
 
 from cfsrepo import linux, mounttable
 from cfsrepo.errors import MountError, printable
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 
 SUBTYPE = "cfsfuse"
 _FSTYPE = f"fuse.{SUBTYPE}"
+_KERNEL_SOURCE = b"composefs:"
+_PATIENCE = 2.0
 _HELPERS = ("fusermount3", "fusermount")
 
 
@@ -32,23 +36,32 @@ def our_mounts() -> list[Mount]:
 
 
 def is_ours(mount: Mount) -> bool:
-    """Whether this program made the mount."""
-    if mount.fstype == "overlay":
-        return mount.source == b"composefs" or mount.source.startswith(b"composefs:")
-    return mount.fstype == _FSTYPE
+    """Whether this program made the mount, served by FUSE or by the kernel."""
+    return mount.fstype == _FSTYPE or (
+        mount.fstype == "overlay" and mount.source.startswith(_KERNEL_SOURCE)
+    )
 
 
 def is_dead(mount: Mount) -> bool:
     """Whether the server of a mount is gone.
 
-    Asks for attributes of the root, which the kernel has from the first time on: a live server is
-    not waited for, however slow it is.
+    statfs(2) is the one call that the kernel never answers from a cache. A server that is alive
+    and slow is not waited for: it is not dead.
     """
-    try:
-        os.stat(mount.mount_point)
-    except OSError as error:
-        return error.errno == errno.ENOTCONN
-    return False
+    if mount.fstype != _FSTYPE:
+        return False
+    codes: list[int] = []
+
+    def ask() -> None:
+        try:
+            os.statvfs(mount.mount_point)
+        except OSError as error:
+            codes.append(error.errno or 0)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    return errno.ENOTCONN in codes
 
 
 def mount_at(path: str | bytes) -> Mount | None:
@@ -117,25 +130,22 @@ def check_mount_point(path: str | bytes) -> bytes:
     """
     point = canonical(path)
     shown = printable(point)
-    try:
-        if not os.path.isdir(point):
-            os.stat(point)
-            raise MountError(f"{shown}: not a directory", hint="give an empty directory")
-    except OSError as error:
-        if error.errno != errno.ENOTCONN:
-            raise MountError(f"{shown}: {error.strerror}") from error
-        found = mount_at(point)
-        if found is None or not is_ours(found):
-            raise MountError(f"{shown}: a dead mount that is not ours") from error
+    found = mount_at(point)
+    while found is not None and is_ours(found):
+        if not is_dead(found):
+            raise MountError(
+                f"{shown}: busy: {printable(found.source)} is mounted there",
+                hint="unmount it first: cfs umount",
+            )
         log.warning("%s: clearing the mount of a server that was killed", shown)
         unmount(point, lazy=True)
-        return check_mount_point(point)
-    found = mount_at(point)
-    if found is not None and is_ours(found):
-        raise MountError(
-            f"{shown}: busy: {printable(found.source)} is mounted there",
-            hint="unmount it first: cfs umount",
-        )
+        found = mount_at(point)
+    try:
+        mode = os.stat(point).st_mode
+    except OSError as error:
+        raise MountError(f"{shown}: {error.strerror}", hint="give an empty directory") from error
+    if not stat.S_ISDIR(mode):
+        raise MountError(f"{shown}: not a directory", hint="give an empty directory")
     return point
 
 
@@ -145,4 +155,8 @@ def _unmount_error(shown: str, code: int | None, text: str = "") -> MountError:
             f"{shown}: busy: files are open below it",
             hint="end the programs that use it, or use --lazy",
         )
-    return MountError(f"{shown}: cannot be unmounted: {text or os.strerror(code or errno.EIO)}")
+    hint = None
+    if "not found in /etc/mtab" in text and not os.path.exists("/etc/mtab"):
+        hint = "fusermount3 needs /etc/mtab; as root: ln -s ../proc/self/mounts /etc/mtab"
+    reason = text or os.strerror(code or errno.EIO)
+    return MountError(f"{shown}: cannot be unmounted: {reason}", hint=hint)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import stat
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -33,8 +34,10 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from cfsfuse.contents import Content
+from cfsfuse.contents import Buffer
+from cfsfuse.reading import FileReader
 from cfsfuse.view import BLOCK_SIZE, ImageView, stat_blocks
+from cfsfuse.xattrscan import XattrScan
 from cfsrepo.errors import CfsError
 
 log = logging.getLogger(__name__)
@@ -52,35 +55,46 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = True
     enable_acl = False
 
-    def __init__(self, view: ImageView, ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, view: ImageView, *, trusted: bool = True) -> None:
+        """`trusted`: root may use the mount, so that attributes of the class `trusted` count."""
         super().__init__()
         self._view = view
-        self._ready = ready
+        self._reader = FileReader(view)
+        self._scan = XattrScan(view, trusted=trusted)
+        self.ready: Callable[[], None] = lambda: None
+        """Called when the kernel has started the session."""
+        self._requests: Counter[str] = Counter()
         self._entries: dict[int, EntryAttributes] = {}
-        self._contents: dict[int, tuple[Content, int]] = {}
         self._absent = EntryAttributes()
         self._absent.st_ino = 0
         self._absent.entry_timeout = _VALID
 
     def init(self) -> None:
         """The kernel has started the session: what comes from now on is answered."""
-        self._ready()
+        self.ready()
 
     def close(self) -> None:
-        """Release what open files hold, after the session."""
-        for content, _ in self._contents.values():
-            content.close()
-        self._contents.clear()
+        """Release what is open, after the session."""
+        self._reader.close()
+
+    def numbers(self) -> dict[str, Any]:
+        """Requests by kind, and reads that found their file open."""
+        return {
+            "requests": sum(self._requests.values()),
+            "by_request": dict(sorted(self._requests.items())),
+            "cache_hits": self._reader.hits,
+        }
 
     # --- names and attributes --------------------------------------------------------------------
 
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
+        self._count("lookup")
         try:
             nid = self._view.lookup(self._nid(parent_inode), name)
         except (OSError, CfsError) as error:
-            self._fail(parent_inode, error)
+            self._fail(error)
         if nid is None:
             return self._absent
         entry = self._entry(nid)
@@ -89,30 +103,36 @@ class Operations(pyfuse3.Operations):
         return entry
 
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        self._count("getattr")
         return self._entry(self._nid(inode))
 
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        self._count("opendir")
         return FileHandleT(self._nid(inode))
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        self._count("readdir")
         try:
             for position, name, nid in self._view.readdir(fh, start_id):
                 if not pyfuse3.readdir_reply(token, name, self._entry(nid), position):
                     return
         except (OSError, CfsError) as error:
-            self._fail(fh, error)
+            self._fail(error)
 
     async def releasedir(self, fh: FileHandleT) -> None:
         """Nothing is held for an open directory."""
+        self._count("releasedir")
 
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        self._count("readlink")
         try:
             return FileNameT(self._view.readlink(inode))
         except (OSError, CfsError) as error:
-            self._fail(inode, error)
+            self._fail(error)
 
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
         """Reading is granted whatever the mode says; executing a file needs an `x` somewhere."""
+        self._count("access")
         if mode & 2:
             raise FUSEError(errno.EROFS)
         if not mode & 1:
@@ -121,6 +141,7 @@ class Operations(pyfuse3.Operations):
         return bool(stat.S_ISDIR(shown) or shown & 0o111)
 
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        self._count("statfs")
         usage = self._view.usage()
         data = StatvfsData()
         data.f_bsize = data.f_frsize = BLOCK_SIZE
@@ -132,56 +153,50 @@ class Operations(pyfuse3.Operations):
     # --- extended attributes ---------------------------------------------------------------------
 
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
+        self._count("listxattr")
+        if self._scan.found_none:
+            raise FUSEError(errno.ENOSYS)
         try:
             return list(self._view.xattrs(self._nid(inode), trusted=ctx.uid == 0))
         except (OSError, CfsError) as error:
-            self._fail(inode, error)
+            self._fail(error)
 
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        self._count("getxattr")
+        if self._scan.found_none:
+            raise FUSEError(errno.ENOSYS)
         # The kernel itself keeps `trusted.*` from who may not see it.
         try:
             return self._view.xattrs(self._nid(inode), trusted=True)[name]
         except KeyError:
             raise FUSEError(errno.ENODATA) from None
         except (OSError, CfsError) as error:
-            self._fail(inode, error)
+            self._fail(error)
 
     # --- content ---------------------------------------------------------------------------------
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        held = self._contents.get(inode)
-        if held is None:
-            try:
-                content = await trio.to_thread.run_sync(self._view.open, inode)
-            except (OSError, CfsError) as error:
-                self._fail(inode, error)
-            held = self._contents.get(inode)
-            if held is not None:  # another open was faster
-                content.close()
-            else:
-                held = (content, 0)
-        self._contents[inode] = (held[0], held[1] + 1)
+        """Opens nothing: the first read does, and what the kernel has cached is not read."""
+        self._count("open")
         return FileInfo(fh=inode, keep_cache=True)
 
     async def read(  # type: ignore[override]  # any buffer will do
         self, fh: FileHandleT, off: int, size: int
-    ) -> bytes | memoryview:
-        content = self._contents[fh][0]
+    ) -> Buffer:
+        self._count("read")
         try:
-            ready = content.read_ready(off, size)
+            ready = self._reader.read_ready(fh, off, size)
             if ready is not None:
                 return ready
-            return await trio.to_thread.run_sync(content.read, off, size)
+            return await trio.to_thread.run_sync(self._reader.read, fh, off, size)
         except (OSError, CfsError) as error:
-            self._fail(fh, error)
+            if _errno(error) == errno.EIO:
+                await trio.to_thread.run_sync(self._reader.report, fh, error)
+            self._fail(error)
 
     async def release(self, fh: FileHandleT) -> None:
-        content, users = self._contents[fh]
-        if users > 1:
-            self._contents[fh] = (content, users - 1)
-        else:
-            del self._contents[fh]
-            content.close()
+        """Nothing is held for an open file."""
+        self._count("release")
 
     async def flush(self, fh: FileHandleT) -> None:
         """Nothing is written, ever: the kernel stops asking after ENOSYS."""
@@ -199,7 +214,7 @@ class Operations(pyfuse3.Operations):
         try:
             inode = self._view.attributes(nid)
         except CfsError as error:
-            self._fail(nid, error)
+            self._fail(error)
         entry = EntryAttributes()
         entry.st_ino = nid
         entry.entry_timeout = entry.attr_timeout = _VALID
@@ -218,12 +233,19 @@ class Operations(pyfuse3.Operations):
         self._entries[nid] = entry
         return entry
 
-    def _fail(self, inode: int, error: OSError | CfsError) -> NoReturn:
-        """The errno for the caller; what is damaged goes to the log too."""
-        code = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
-        if code == errno.EIO:
-            log.error("inode %d: %s", inode, error)
-        raise FUSEError(code) from None
+    def _count(self, kind: str) -> None:
+        self._requests[kind] += 1
+        self._scan.step()
+
+    def _fail(self, error: OSError | CfsError) -> NoReturn:
+        """The errno for the caller; damage of the image itself goes to the log too."""
+        if isinstance(error, CfsError):
+            log.error("%s", error)
+        raise FUSEError(_errno(error)) from None
+
+
+def _errno(error: OSError | CfsError) -> int:
+    return error.errno if isinstance(error, OSError) and error.errno else errno.EIO
 
 
 def _copy(entry: EntryAttributes, inode: int) -> EntryAttributes:

@@ -45,6 +45,9 @@ class Owners:
         )
 
 
+AS_IN_IMAGE = Owners()
+
+
 def parse_idmap(text: str) -> tuple[tuple[Range, ...], tuple[Range, ...]]:
     """The (uid ranges, gid ranges) of an `--idmap` value.
 

@@ -27,7 +27,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Self
 
 from cfsfuse import protocol
 from cfsfuse.protocol import (
@@ -74,6 +74,7 @@ _WANTED: Final = (
     | protocol.FLAG_NO_OPENDIR_SUPPORT
     | protocol.FLAG_EXPLICIT_INVAL_DATA
 )
+_OPCODES: Final = frozenset(Opcode)
 _PADDING: Final = tuple(bytes(-length % 8) for length in range(8))
 _ABSENT: Final = ENTRY_OUT.pack(0, 0, _VALID, *[0] * (19))
 
@@ -141,10 +142,17 @@ class Server:
         self._reader.close()
         os.close(self._fd)
 
-    @property
-    def cache_hits(self) -> int:
-        """Reads that found their file open."""
-        return self._reader.hits
+    def numbers(self) -> dict[str, Any]:
+        """Requests by kind, and reads that found their file open."""
+        requests = {
+            Opcode(opcode).name.lower() if opcode in _OPCODES else str(opcode): count
+            for opcode, count in sorted(self.requests.items())
+        }
+        return {
+            "requests": sum(self.requests.values()),
+            "by_request": requests,
+            "cache_hits": self._reader.hits,
+        }
 
     # --- the loop --------------------------------------------------------------------------------
 

@@ -1,130 +1,141 @@
-"""Serving a view at a mount point, from mounting to unmounting."""
+"""Serving an image at a mount point: from the repository to the end of the mount.
+
+In this order: the image is checked and pinned under the repository's lock, then it is mounted, then
+the server's record is published, then the caller hears that the mount answers. At the end all of it
+is taken back. A server that is killed leaves a dead mount and a pin that nobody counts any more.
+"""
 
 from __future__ import annotations
 
-import gc
 import logging
+import mmap
 import os
-import signal
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Protocol
 
-import pyfuse3
-import trio
-
-from cfsfuse import mounts
-from cfsfuse.operations import Operations
+from cfsfuse import connection, mounts, runtime
+from cfsfuse.objects import ObjectDirectory, Verify
+from cfsfuse.options import Engine, MountOptions
+from cfsfuse.runtime import Record
+from cfsfuse.source import ImageSource, map_file
 from cfsfuse.view import ImageView
-from cfsrepo.errors import MountError, printable
+from cfsrepo import pins
+from cfsrepo.erofs.reader import ErofsImage
+from cfsrepo.errors import MountError, RepositoryError, SystemFailure
+from cfsrepo.repository import Repository
 
 log = logging.getLogger(__name__)
 
-# Threads for reads that wait for the disk.
-_READERS = 8
+
+class _Session(Protocol):
+    """What both engines have."""
+
+    def run(self, ready: Callable[[], None]) -> bool:
+        """Serve until unmounted (True), or until SIGTERM or SIGINT (False)."""
+
+    def numbers(self) -> dict[str, Any]:
+        """What was done so far."""
 
 
 def serve(
-    view: ImageView,
+    source: ImageSource,
     point: bytes,
+    options: MountOptions,
     *,
-    source: str,
-    options: Sequence[str] = (),
-    enforce_permissions: bool = False,
-    ready: Callable[[], None] | None = None,
+    log_path: str | None = None,
+    ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Mount `view` at `point` and serve it until it is unmounted or SIGTERM or SIGINT comes.
+    """Mount the image at `point` and serve it until it is unmounted or SIGTERM or SIGINT comes.
 
-    `ready` is called when the kernel has started the session: from then on the mount answers.
-    `source` is what `mount` shows as the device; `options` are passed to the kernel. Raises
-    `MountError` when it cannot be mounted.
+    `ready` is called when the mount answers. Raises `CfsError`, before that and seldom after it.
     """
-    wanted = {"ro", f"fsname={_option_value(source)}", f"subtype={mounts.SUBTYPE}", *options}
-    if enforce_permissions:
-        wanted.add("default_permissions")
-    operations = Operations(view, ready or (lambda: None))
-    _mount(operations, point, wanted)
-    clean = False
+    with ExitStack() as stack:
+        image = ErofsImage(_image_data(source, point, options, stack), source.name)
+        objects = ObjectDirectory(
+            source.object_dir, verify=options.verify, merkle=_merkle_directory(source)
+        )
+        stack.callback(objects.close)
+        view = ImageView(image, objects, subdir=options.subdir, owners=options.owners)
+        session = stack.enter_context(_mounted(view, source, point, options))
+        published = ExitStack()
+        stack.enter_context(published)
+
+        def answers() -> None:
+            record = _record(source, point, options, log_path)
+            try:
+                numbers = _numbers(session, objects)
+                published.enter_context(runtime.published(record, numbers))
+            except (OSError, SystemFailure) as error:
+                log.warning("no record for 'cfs mounts': %s", error)
+            log.info("mounted at %s", record.mount_point)
+            ready()
+
+        if not session.run(answers):
+            try:
+                mounts.unmount(point, lazy=True)
+            except MountError as error:
+                log.error("%s", error)
+        log.info("unmounted from %s", os.fsdecode(point))
+
+
+def _image_data(
+    source: ImageSource, point: bytes, options: MountOptions, stack: ExitStack
+) -> mmap.mmap:
+    """The image, mapped; checked and pinned where it belongs to a repository."""
+    if source.repository is None or source.image_id is None:
+        return stack.enter_context(map_file(source.image_file))
+    repository = stack.enter_context(Repository.open(source.repository))
+    data = stack.enter_context(
+        repository.open_image(source.image_id, verify=options.verify is not Verify.OFF)
+    )
     try:
-        gc.collect()
-        gc.freeze()  # what exists now lives as long as the server: never scan it again
-        trio.run(_main)
-        clean = True
-    finally:
-        # An error leaves the mount dead, not silently empty (see cfsfuse.mounts).
-        pyfuse3.close(unmount=clean)
-        operations.close()
+        pin = pins.pin_process(repository, source.image_id, os.fsdecode(point))
+        stack.callback(pins.remove, repository, pin)
+    except (RepositoryError, SystemFailure, OSError) as error:
+        log.warning("the image is not pinned, a collection may remove it: %s", error)
+    repository.release_lock()
+    return data
 
 
-async def _main() -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_terminate_on_signal)
-        trio.to_thread.current_default_thread_limiter().total_tokens = _READERS
-        await pyfuse3.main()
-        nursery.cancel_scope.cancel()
+def _merkle_directory(source: ImageSource) -> str | None:
+    if source.repository is None:
+        return None
+    return os.path.join(source.repository, "cfsfuse", "merkle")
 
 
-async def _terminate_on_signal() -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            log.info("ending on %s", signal.Signals(number).name)
-            pyfuse3.terminate()
-            return
+def _mounted(view: ImageView, source: ImageSource, point: bytes, options: MountOptions) -> Any:
+    """The session of the wanted engine, mounted."""
+    trusted = os.geteuid() == 0 or options.shared
+    if options.engine is Engine.PYFUSE3:
+        # Imported late: trio and pyfuse3 cost more to load than the direct engine to start.
+        from cfsfuse.operations import Operations
+        from cfsfuse.triosession import TrioSession
+
+        return TrioSession(Operations(view, trusted=trusted), point, source.name, options.kernel)
+    from cfsfuse.server import Server
+
+    return Server(view, connection.connect(point, source.name, options.kernel), trusted=trusted)
 
 
-def _mount(operations: Operations, point: bytes, options: set[str]) -> None:
-    if os.geteuid() != 0:
-        mounts.helper()
-    with _stderr_captured() as captured:
-        try:
-            pyfuse3.init(operations, os.fsdecode(point), options)
-        except RuntimeError:
-            reason = captured().replace("\n", "; ") or "reason unknown"
-            raise _explained(point, reason) from None
+def _numbers(session: _Session, objects: ObjectDirectory) -> Callable[[], dict[str, Any]]:
+    return lambda: {**session.numbers(), "verified_bytes": objects.verified}
 
 
-def _explained(point: bytes, reason: str) -> MountError:
-    """libfuse's or fusermount3's complaint as our error, with what helps."""
-    hint = None
-    if "/dev/fuse" in reason or "device not found" in reason:
-        if not os.path.exists("/dev/fuse"):
-            hint = (
-                "load the kernel module fuse (modprobe fuse); a container needs --device /dev/fuse"
-            )
-        elif not os.access("/dev/fuse", os.R_OK | os.W_OK):
-            hint = "users must be able to open /dev/fuse: chmod 0666 /dev/fuse as root"
-    elif "user_allow_other" in reason:
-        hint = "root must put user_allow_other into /etc/fuse.conf for allow_other"
-    elif "no write access" in reason or "Permission denied" in reason:
-        hint = "a user mounts on a directory of their own"
-    return MountError(f"{printable(point)}: cannot mount: {printable(reason)}", hint=hint)
-
-
-@contextmanager
-def _stderr_captured() -> Iterator[Callable[[], str]]:
-    """Descriptor 2 goes to a temporary file, which the yielded function reads.
-
-    libfuse and fusermount3 write the only explanation of a failed mount there.
-    """
-    saved = os.dup(2)
-    try:
-        with tempfile.TemporaryFile() as capture:
-            os.dup2(capture.fileno(), 2)
-
-            def captured() -> str:
-                size = os.fstat(capture.fileno()).st_size
-                return (
-                    os.pread(capture.fileno(), min(size, 4096), 0).decode(errors="replace").strip()
-                )
-
-            yield captured
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-
-
-def _option_value(text: str) -> str:
-    """`text` as the value of a mount option of libfuse: no comma, no control character."""
-    return "".join(char if char.isascii() and char.isprintable() else "?" for char in text).replace(
-        ",", ";"
+def _record(
+    source: ImageSource, point: bytes, options: MountOptions, log_path: str | None
+) -> Record:
+    pid = os.getpid()
+    return Record(
+        pid=pid,
+        start_time=pins.process_start_time(pid) or 0,
+        boot_id=pins.boot_id(),
+        mount_point=os.fsdecode(point),
+        name=source.name,
+        image_id=source.image_id,
+        repository=source.repository,
+        engine=str(options.engine),
+        verify=str(options.verify),
+        options=list(options.kernel),
+        log=log_path,
     )

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cat": ("cat", "print a file of an image"),
     "mount": ("mount", "mount an image without root"),
     "umount": ("umount", "unmount"),
+    "mounts": ("mounts", "list the mounts of images"),
 }
 
 

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from cfsfuse.source import ImageSource, map_file
 from cfsrepo.erofs.reader import ErofsImage
-from cfsrepo.errors import InputError
 
-
-@dataclass(frozen=True, slots=True)
-class ImageSource:
-    """Where an image is. Plain strings: it survives a fork, no descriptor is held."""
-
-    name: str  # as the user calls it
-    image_file: str
-    object_dir: str
-    image_id: str | None  # hex; None for an image file from outside of a repository
-    repository: str | None
+__all__ = ["ImageSource", "add_arguments", "find", "opened"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,13 +50,3 @@ def opened(source: ImageSource) -> Iterator[ErofsImage]:
     """The image of `source`, mapped."""
     with map_file(source.image_file) as data:
         yield ErofsImage(data, source.name)
-
-
-@contextmanager
-def map_file(path: str) -> Iterator[mmap.mmap]:
-    """The file at `path` as read-only memory."""
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            raise InputError(f"{path}: an empty file, not an image")
-        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-            yield data

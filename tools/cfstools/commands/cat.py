@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 
+from cfsfuse.contents import Buffer
 from cfsfuse.objects import ObjectDirectory
 from cfsfuse.view import ImageView
 from cfsrepo.errors import NotFoundError, SystemFailure, UsageError, printable
@@ -56,7 +57,7 @@ def _cat(view: ImageView, path: bytes) -> None:
         raise SystemFailure(f"{name}: {error.strerror}") from error
 
 
-def _write(chunk: bytes | memoryview) -> None:
+def _write(chunk: Buffer) -> None:
     written = 0
     with memoryview(chunk) as view:
         while written < len(view):

@@ -1,15 +1,19 @@
-"""`cfs mount IMAGE DIR`: mount an image, without root or by the kernel; returns when it answers."""
+"""`cfs mount IMAGE DIR`: mount an image without root; returns when the mount answers."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 
-from cfsfuse import daemon, mounts
+from cfsfuse import daemon, logfile, mounts
+from cfsfuse import options as mount_options
 from cfsfuse.daemon import Ready
-from cfstools import imagesource, kernelmounting
+from cfsfuse.objects import Verify
+from cfsfuse.options import Engine, MountOptions
+from cfstools import imagesource
 
-_TIMEOUT = 30.0
+_TIMEOUT = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,43 +23,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--foreground", action="store_true", help="serve in this process, log to stderr"
     )
     parser.add_argument(
+        "--verify",
+        choices=[str(choice) for choice in Verify],
+        help="who checks each object's digest: the kernel where it can, else cfs (auto, the "
+        "default); always cfs; or nobody",
+    )
+    parser.add_argument(
         "--enforce-permissions",
         action="store_true",
         help="let the kernel check owner and mode, instead of showing everything to you",
     )
-    kernelmounting.add_arguments(parser)
+    parser.add_argument("--uid", metavar="N", help="show everything as owned by this user id")
+    parser.add_argument("--gid", metavar="N", help="show everything as owned by this group id")
+    parser.add_argument(
+        "--idmap",
+        metavar="[u:|g:]IMAGE:MOUNT:COUNT,...",
+        help="show ids from IMAGE on as ids from MOUNT on, others as 65534",
+    )
+    parser.add_argument("--subdir", metavar="PATH", help="this directory of the image is the root")
+    parser.add_argument(
+        "--engine",
+        choices=[str(choice) for choice in Engine],
+        help="which FUSE server: direct (the default; needs no open requests) or pyfuse3",
+    )
+    parser.add_argument(
+        "--log",
+        metavar="FILE",
+        help="log of the server (default: /var/log/cfsfuse.log for root, else "
+        "cfsfuse/cfsfuse.log in $XDG_STATE_HOME)",
+    )
+    parser.add_argument(
+        "-o",
+        dest="options",
+        metavar="OPTION,...",
+        action="append",
+        default=[],
+        help="options as in fstab: allow_other, allow_root, suid, dev, noexec, and those above as "
+        "verify=, uid=, gid=, idmap=, subdir=, engine=, repo=, enforce_permissions",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    options = _options(args)
+    if options.repository is not None:
+        args.repo = options.repository
     point = mounts.check_mount_point(args.dir)
-    by_kernel = kernelmounting.wanted(args)
     source = imagesource.find(args)
-    if by_kernel:
-        return kernelmounting.run(args, point, source)
     with imagesource.opened(source):
-        pass  # a damaged image is said here, before a daemon exists
+        pass  # what is no image is said here, before a daemon exists
+    log_fd, log_path = (-1, None) if args.foreground else logfile.open_log(args.log)
 
     def serve(ready: Ready) -> None:
-        # Not before the fork: these start no thread but are large, and the caller needs them not.
+        # Not before the fork: the caller does not need them.
         from cfsfuse import session
-        from cfsfuse.objects import ObjectDirectory
-        from cfsfuse.view import ImageView
 
-        with imagesource.opened(source) as image:
-            session.serve(
-                ImageView(image, ObjectDirectory(source.object_dir)),
-                point,
-                source=source.name,
-                enforce_permissions=args.enforce_permissions,
-                ready=ready,
-            )
+        logfile.configure(args.verbose)
+        session.serve(source, point, options, log_path=log_path, ready=ready)
 
     if args.foreground:
         serve(lambda: None)
         return 0
-    null = os.open(os.devnull, os.O_WRONLY)
     try:
-        daemon.run(serve, null, timeout=_TIMEOUT)
+        daemon.run(serve, log_fd, timeout=_TIMEOUT)
     finally:
-        os.close(null)
+        os.close(log_fd)
     return 0
+
+
+def _options(args: argparse.Namespace) -> MountOptions:
+    """The choices of the command line; flags win over `-o`."""
+    options = mount_options.parse(args.options)
+    flags = [
+        f"{key}={value}"
+        for key in ("verify", "engine", "uid", "gid")
+        if (value := getattr(args, key)) is not None
+    ]
+    if args.idmap is not None:
+        flags.append("idmap=" + args.idmap.replace(",", "\\,"))
+    if args.enforce_permissions:
+        flags.append("enforce_permissions")
+    options = mount_options.parse(flags, options)
+    if args.subdir is not None:
+        options = replace(options, subdir=os.fsencode(args.subdir))
+    return options
