@@ -30,6 +30,7 @@ from cfsrepo.oci.merge import Merger, XattrMode
 from cfsrepo.oci.reference import parse_reference
 from cfsrepo.oci.workers import LayerJob, import_layers
 from cfsrepo.progress import NoProgress, Progress
+from cfsrepo.refs import encode_tag
 from cfsrepo.repository import Repository
 from cfsrepo.splitstream import OCI_CONFIG, OCI_MANIFEST, SplitStream, SplitStreamWriter
 
@@ -93,6 +94,7 @@ def import_image(
 ) -> PulledImage:
     """Import the image of a manifest whose bytes were checked; its blobs come from `source`."""
     repo.check_writable()
+    encode_tag(name)  # a name that is none must not be found out at the end
     config_name = f"configuration {manifest.config.digest}"
     config_data = read_document(source, manifest.config)
     config = parse_config(config_data, config_name)

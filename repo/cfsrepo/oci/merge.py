@@ -111,8 +111,8 @@ class Merger:
         for member, content in members:
             self._members += 1
             self._add(member, content)
-        if self._members > MEMBERS_MAX:
-            raise LimitError(f"{name}: more than {MEMBERS_MAX} entries in an image")
+            if self._members > MEMBERS_MAX:
+                raise LimitError(f"{name}: more than {MEMBERS_MAX} entries in an image")
 
     def finish(self) -> Inode:
         """The tree, with root and /run as the rules say and link counts set."""

@@ -21,7 +21,7 @@ class LayoutReference:
         """What the image is called in a repository when the user gives it no name."""
         if self.ref is not None and ("/" in self.ref or ":" in self.ref):
             return self.ref
-        base = os.path.basename(os.path.normpath(self.directory)) or "image"
+        base = os.path.basename(os.path.abspath(self.directory)) or "image"
         return f"{base}:{self.ref or 'latest'}"
 
 
