@@ -20,7 +20,7 @@ from struct import Struct
 from cfsrepo.erofs import layout
 from cfsrepo.erofs.directory import TAIL_MAX, Directory, dirents, split_into_blocks
 from cfsrepo.erofs.layout import BLOCK_SIZE
-from cfsrepo.erofs.plan import Pair, Plan, XattrSet, entry_bytes, entry_size
+from cfsrepo.erofs.plan import Pair, Plan, entry_bytes, entry_size
 from cfsrepo.errors import InputError, LimitError
 from cfsrepo.tree import Inode, paused_gc
 
