@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 
-from cfsrepo import names
+from cfsrepo import image, names
 from cfsrepo.names import ImageName
+from cfsrepo.objects import object_path
 from cfsrepo.repository import Repository
 from cfsrepo.splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitStreamWriter
+from cfsrepo.tree import Inode, directory
 
 
 def oci_digest(data: bytes) -> str:
@@ -25,7 +28,7 @@ def add_image(
 ) -> ImageName:
     """An image with one stream for each of `layers`, lists of the objects' contents."""
     image_file = image_file or b"image file of " + content * 10
-    image = repo.objects.put(image_file)
+    image_digest = repo.objects.put(image_file)
     streams: dict[str, bytes] = {}
     layer_digests: dict[str, bytes] = {}
     for objects in layers or [[content + b" object" * 20]]:
@@ -65,7 +68,7 @@ def add_image(
     writer = SplitStreamWriter(repo.algorithm, OCI_CONFIG)
     for diff_id, digest in layer_digests.items():
         writer.named_ref(diff_id, digest)
-    writer.named_ref(names.IMAGE_REFS[1], image)
+    writer.named_ref(names.IMAGE_REFS[1], image_digest)
     writer.external(repo.objects.put(config), len(config))
     config_stream = repo.objects.put(writer.finish())
     streams[names.CONFIG_PREFIX + config_digest] = config_stream
@@ -78,7 +81,44 @@ def add_image(
     content_id = names.MANIFEST_PREFIX + manifest_digest
     streams[content_id] = repo.objects.put(writer.finish())
 
-    repo.publish(streams, [image])
+    repo.publish(streams, [image_digest])
     if tag is not None:
         repo.tag(tag, content_id)
-    return ImageName(image.hex(), tag or manifest_digest, manifest_digest, config_digest)
+    return ImageName(image_digest.hex(), tag or manifest_digest, manifest_digest, config_digest)
+
+
+def make_tree(files: dict[str, bytes], repo: Repository) -> Inode:
+    """A tree with these files (paths without leading slash), big contents stored as objects."""
+    root = directory()
+    for path, content in files.items():
+        *parents, name = path.encode().split(b"/")
+        at = root
+        for parent in parents:
+            assert at.entries is not None
+            at = at.entries.setdefault(parent, directory())
+        inode = Inode(stat.S_IFREG | 0o644, size=len(content))
+        if len(content) <= 64:
+            inode.content = content
+        else:
+            inode.digest = repo.objects.put(content)
+            inode.payload = object_path(inode.digest).encode()
+        assert at.entries is not None
+        at.entries[name] = inode
+    return root
+
+
+def make_image_file(files: dict[str, bytes], repo: Repository) -> bytes:
+    """An image file with these files, which are stored."""
+    return image.make_image(make_tree(files, repo), maker=image.Maker.BUILTIN)
+
+
+def add_files(repo: Repository, tag: str | None, files: dict[str, bytes]) -> ImageName:
+    """An OCI image of one layer with these files, as a pull leaves it (but for the tar)."""
+    big = [content for content in files.values() if len(content) > 64]
+    return add_image(
+        repo,
+        tag,
+        repr(sorted(files.items())).encode()[:1000],
+        image_file=make_image_file(files, repo),
+        layers=[big],
+    )

@@ -80,7 +80,9 @@ def test_a_mount_pins(repo: Repository, image: str, monkeypatch: pytest.MonkeyPa
     pin = pins.pin_mount(repo, image, "/")
     assert pin.kind is PinKind.MOUNT
     assert pins.live(repo) == [pin]
-    monkeypatch.setattr(mounttable, "read_all", list)
+    monkeypatch.setattr(mounttable, "read_all", lambda: ([], False))
+    assert pins.live(repo) == [pin], "another namespace may have it"
+    monkeypatch.setattr(mounttable, "read_all", lambda: ([], True))
     assert pins.live(repo) == []
 
 

@@ -131,7 +131,7 @@ def mounted_images(repository: Repository, images: dict[str, bytes]) -> list[tup
     """
     found: list[tuple[str, str]] = []
     own = os.fsencode(os.path.realpath(repository.objects.path))
-    for mount in mounttable.read_all():
+    for mount in mounttable.read_all()[0]:
         if mount.fstype != "overlay" or not mount.source.startswith(_OVERLAY_SOURCE):
             continue
         point = os.fsdecode(mount.mount_point)

@@ -60,32 +60,29 @@ def read() -> list[Mount]:
         return parse(file.read())
 
 
-def read_all() -> list[Mount]:
+def read_all() -> tuple[list[Mount], bool]:
     """The mounts of every mount namespace that a process lives in and that we may look into.
 
-    Mounts of several namespaces that are copies of each other come several times.
+    Also says whether those are all: False where processes of others could not be asked. Mounts of
+    several namespaces that are copies of each other come several times.
     """
     mounts = read()
-    seen = {_namespace("self")}
+    seen = {os.readlink("/proc/self/ns/mnt")}
+    complete = True
     for pid in os.listdir("/proc"):
-        namespace = _namespace(pid) if pid.isdigit() else None
-        if namespace is None or namespace in seen:
+        if not pid.isdigit():
             continue
         try:
-            with open(f"/proc/{pid}/mountinfo", "rb") as file:
-                mounts += parse(file.read())
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            if namespace not in seen:
+                with open(f"/proc/{pid}/mountinfo", "rb") as file:
+                    mounts += parse(file.read())
+                seen.add(namespace)
+        except PermissionError:
+            complete = False
         except OSError:
-            continue  # it ended, or is none of our business
-        seen.add(namespace)
-    return mounts
-
-
-def _namespace(pid: str) -> str | None:
-    """What the kernel calls the mount namespace of a process; None where it does not tell."""
-    try:
-        return os.readlink(f"/proc/{pid}/ns/mnt")
-    except OSError:
-        return None
+            continue  # it ended meanwhile, or is a kernel thread
+    return mounts, complete
 
 
 def mount_of(path: str) -> Mount | None:

@@ -9,7 +9,7 @@
     process   a FUSE mount        the process `pid` that started at `start_time` (clock ticks since
                                   boot, proc(5)) lives, in the boot `boot_id`
     mount     a kernel mount      a file system with this device number is mounted in some mount
-                                  namespace, in the boot `boot_id`
+                                  namespace (or not all can be looked into), in the boot `boot_id`
     person    `cfs pin`           somebody removes it
 
 A pin is written while the repository is open, that is under its shared lock, and before the lock is
@@ -90,11 +90,15 @@ def pin_process(
 
 
 def pin_mount(
-    repository: Repository, image_id: str, mount_point: str, device: tuple[int, int] | None = None
+    repository: Repository,
+    image_id: str,
+    mount_point: str,
+    device: tuple[int, int] | None = None,
 ) -> Pin:
-    """Pin an image for the kernel mount at `mount_point`, which exists already.
+    """Pin an image for the kernel mount at `mount_point`.
 
-    One that is not attached there yet is known by its `device` number (major, minor).
+    `device` is the major and minor number of its root's `st_dev`; it is asked for where the mount
+    is in place already.
     """
     if device is None:
         number = os.stat(mount_point).st_dev
@@ -155,7 +159,7 @@ def read(repository: Repository) -> list[Pin]:
 def live(repository: Repository, *, drop: bool = False) -> list[Pin]:
     """The pins that still hold; with `drop` the others are removed."""
     boot = boot_id()
-    devices: set[tuple[int, int]] | None = None
+    mounted: tuple[set[tuple[int, int]], bool] | None = None
     found = []
     for pin in read(repository):
         if pin.kind is PinKind.PERSON:
@@ -166,9 +170,10 @@ def live(repository: Repository, *, drop: bool = False) -> list[Pin]:
             assert pin.pid is not None
             alive = process_start_time(pin.pid) == pin.start_time
         elif alive:
-            if devices is None:
-                devices = {mount.device for mount in mounttable.read_all()}
-            alive = pin.device in devices
+            if mounted is None:
+                mounts, complete = mounttable.read_all()
+                mounted = ({mount.device for mount in mounts}, complete)
+            alive = pin.device in mounted[0] or not mounted[1]
         if alive:
             found.append(pin)
         elif drop:
