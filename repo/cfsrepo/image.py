@@ -6,11 +6,14 @@ Two makers give the same bytes: `erofs.writer`, which needs nothing, and compose
 
 from __future__ import annotations
 
+import mmap
+import os
 import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 
 from cfsrepo import fsverity
@@ -109,6 +112,21 @@ def _has_sha512(root: Inode) -> bool:
         elif inode.digest is not None and len(inode.digest) != 32:
             return True
     return False
+
+
+@contextmanager
+def open_image(path: str) -> Iterator[ErofsImage]:
+    """The image file `path`, mapped for the length of a `with` block (read, where it is a pipe).
+
+    Raises InputError for what is no image of composefs.
+    """
+    with open(path, "rb") as file:
+        info = os.fstat(file.fileno())
+        if stat.S_ISREG(info.st_mode) and info.st_size:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                yield ErofsImage(data, path)
+        else:
+            yield ErofsImage(file.read(), path)
 
 
 def load_tree(image: ErofsImage) -> Inode:

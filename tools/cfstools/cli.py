@@ -39,7 +39,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "mount": ("mount", "mount an image without root"),
     "umount": ("umount", "unmount"),
     "mounts": ("mounts", "list the mounts of images"),
+    "dump": ("dump", "print an image as composefs-dump(5) text"),
+    "import-dump": ("import_dump", "make an image from composefs-dump(5) text"),
+    "mkcomposefs": ("mkcomposefs", "make an image file: composefs's program of that name"),
+    "composefs-info": ("composefs_info", "look into image files: composefs's program of that name"),
 }
+# Commands that take the arguments of the programs they are named after, and are these programs when
+# `cfs` is called by their names. Their modules have, besides, `main(argv, prog) -> int`.
+TOOLS = ("mkcomposefs", "composefs-info")
 
 
 def make_parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -71,10 +78,18 @@ def _named_command(argv: list[str]) -> str | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run `cfs argv`; returns the exit code. Never raises for what a user can cause."""
-    argv = sys.argv[1:] if argv is None else argv
     # A reader that goes away (`cfs ls | head`) ends us as it ends any Unix tool.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    args = make_parser(_named_command(argv)).parse_args(argv)
+    if argv is None:
+        argv = sys.argv[1:]
+        if (program := os.path.basename(sys.argv[0])) in TOOLS:
+            return _run_tool(program, argv, program, debug=False)
+    command = _named_command(argv)
+    if command in TOOLS:
+        at = argv.index(command)
+        before = make_parser(command).parse_args(argv[: at + 1])
+        return _run_tool(command, argv[at + 1 :], f"cfs {command}", debug=before.debug)
+    args = make_parser(command).parse_args(argv)
     module = importlib.import_module(f"cfstools.commands.{COMMANDS[args.command][0]}")
     try:
         code: int = module.run(args)
@@ -95,7 +110,26 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
-def report(error: CfsError | OSError) -> int:
+def _run_tool(name: str, argv: list[str], prog: str, *, debug: bool) -> int:
+    """Run one of `TOOLS`, under the name `prog`. Its exit status is the C tool's: 1 for any error.
+
+    The options of that tool are its own: they are not parsed here.
+    """
+    module = importlib.import_module(f"cfstools.commands.{COMMANDS[name][0]}")
+    try:
+        code: int = module.main(argv, prog)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return errors.EXIT_INTERRUPTED
+    except (CfsError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        report(error, prog)
+        return 1
+    return code
+
+
+def report(error: CfsError | OSError, prog: str = "cfs") -> int:
     """Print `error` as one line on stderr; returns the exit code that goes with it."""
     if isinstance(error, CfsError):
         text, hint, code = str(error), error.hint, error.exit_code
@@ -105,7 +139,7 @@ def report(error: CfsError | OSError) -> int:
         reason = error.strerror or str(error)
         text = f"{name}: {reason}" if name else reason
         hint = "free space on the file system and run it again" if _is_full(error) else None
-    print(f"cfs: {text}" + (f" ({hint})" if hint else ""), file=sys.stderr)
+    print(f"{prog}: {text}" + (f" ({hint})" if hint else ""), file=sys.stderr)
     return code
 
 

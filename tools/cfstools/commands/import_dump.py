@@ -1,0 +1,73 @@
+"""`cfs import-dump FILE|- NAME`: an image of the repository from composefs-dump(5) text."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from cfsrepo.dumpfile import read_dump
+from cfsrepo.errors import InputError, NotFoundError
+from cfsrepo.image import Maker, make_image
+from cfsrepo.objects import object_path
+from cfsrepo.repository import Repository
+from cfsrepo.tree import Inode, walk
+from cfstools.context import open_repository
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the dump; `-` is standard input")
+    parser.add_argument("name", metavar="NAME", help="name of the image in the repository")
+    parser.add_argument(
+        "--maker",
+        choices=[maker.value for maker in Maker],
+        default=Maker.AUTO.value,
+        help="who makes the image file; the result is the same (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="take the image even if objects that it needs are not in the repository (yet)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.file == "-":
+        root = read_dump(sys.stdin.buffer, "-")
+    else:
+        with open(args.file, "rb") as stream:
+            root = read_dump(stream, args.file)
+    with open_repository(args) as repository:
+        repository.check_writable()
+        _check_objects(repository, root, allow_missing=args.allow_missing)
+        image_id = repository.add_image(make_image(root, maker=Maker(args.maker)), args.name)
+    print(image_id)
+    return 0
+
+
+def _check_objects(repository: Repository, root: Inode, *, allow_missing: bool) -> None:
+    """Refuse a tree whose files this repository could not serve."""
+    size = repository.algorithm.digest_size
+    missing: dict[bytes, bytes] = {}
+    known: set[bytes] = set()
+    for path, inode in walk(root):
+        if not inode.is_regular or inode.content is not None or not inode.size:
+            continue
+        digest, name = inode.digest, path.decode("utf-8", "surrogateescape")
+        if digest is None or len(digest) != size:
+            raise InputError(
+                f"{name}: no digest of {repository.algorithm.value}, which the repository has"
+            )
+        if inode.payload != object_path(digest).encode():
+            raise InputError(f"{name}: PAYLOAD is not the path of the object with its DIGEST")
+        if digest not in known and digest not in missing:
+            if repository.objects.has(digest):
+                known.add(digest)
+            else:
+                missing[digest] = path
+    if missing and not allow_missing:
+        digest, path = next(iter(missing.items()))
+        raise NotFoundError(
+            f"{path.decode('utf-8', 'surrogateescape')}: its object {digest.hex()} is not in the "
+            f"repository, nor are {len(missing) - 1} others",
+            hint="store them first, or use --allow-missing",
+        )
