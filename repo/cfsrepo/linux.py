@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import signal
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,8 @@ FS_IOC_GETFLAGS: Final = 0x80086601
 FS_IOC_ENABLE_VERITY: Final = 0x40806685
 FS_IOC_MEASURE_VERITY: Final = 0xC0046686
 FS_VERITY_FL: Final = 0x00100000
+
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 # System call numbers of calls that glibc of Debian 12 does not wrap. Calls added after Linux 5.0
 # have the same number on every architecture but alpha.
@@ -191,6 +194,14 @@ def lock_exclusive(fd: int, *, wait: bool = True) -> bool:
 def unlock(fd: int) -> None:
     """Release the flock(2) of `fd`."""
     fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+def die_with_parent() -> None:
+    """prctl(PR_SET_PDEATHSIG): have this process killed when the one that forked it ends."""
+    _check(_libc.prctl(ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL), 0, 0, 0))
 
 
 # --- fs-verity -----------------------------------------------------------------------------------
