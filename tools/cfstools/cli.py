@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pin": ("pin", "keep an image whatever happens to its names; list pins"),
     "unpin": ("unpin", "take a pin off again"),
     "gc": ("gc", "remove what no name, pin or mount needs"),
+    "fsck": ("fsck", "check the repository, and repair it"),
     "info": ("info", "show what the repository is"),
     "ls": ("ls", "list files of an image"),
     "cat": ("cat", "print a file of an image"),

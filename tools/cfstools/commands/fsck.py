@@ -1,0 +1,102 @@
+"""`cfs fsck [IMAGE...]`: check the repository, and repair it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from cfsrepo import fsck
+from cfsrepo.errors import EXIT_FOUND, EXIT_OK, printable
+from cfsrepo.fsck import Checked, Need, Problem
+from cfstools.context import open_repository
+from cfstools.progressbar import progress_for
+from cfstools.table import amount
+
+_PATHS_SHOWN = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="*", help="check what these need (default: everything)"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    depth = parser.add_mutually_exclusive_group()
+    depth.add_argument(
+        "--metadata-only", action="store_true", help="do not read the content of files"
+    )
+    depth.add_argument(
+        "--deep", action="store_true", help="read files too that the kernel protects"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    with open_repository(args, check_policy=False) as repository:
+        images = [repository.resolve(name) for name in args.images] or None
+        checked = fsck.check(
+            repository,
+            images,
+            metadata_only=args.metadata_only,
+            deep=args.deep,
+            progress=progress_for(sys.stderr),
+        )
+    if args.json:
+        print(json.dumps(_record(checked), indent=2))
+    else:
+        _print(checked, args.verbose)
+    return EXIT_OK if checked.clean else EXIT_FOUND
+
+
+def _print(checked: Checked, verbose: bool) -> None:
+    for problem in checked.problems:
+        detail = f": {problem.detail}" if problem.detail else ""
+        print(printable(f"{problem.path}: {problem.kind}{detail}"))
+        for need in problem.needs:
+            print(printable(f"    needed by {need.name}{_paths(need, verbose)}"))
+        if not problem.needs and problem.streams:
+            print(printable(f"    needed by {', '.join(problem.streams)}"))
+    print(
+        f"checked {checked.objects} objects ({amount(checked.size)}), {checked.streams} streams, "
+        f"{checked.images} images, {checked.names} names: "
+        + (f"{len(checked.problems)} problems" if checked.problems else "clean")
+    )
+
+
+def _paths(need: Need, verbose: bool) -> str:
+    if not need.paths:
+        return ""
+    shown = need.paths if verbose else need.paths[:_PATHS_SHOWN]
+    more = len(need.paths) - len(shown)
+    text = ", ".join(printable(path) for path in shown)
+    return f": {text}" + (f" and {more} more (-v shows all)" if more else "")
+
+
+def _record(checked: Checked) -> dict[str, object]:
+    return {
+        "clean": checked.clean,
+        "objects": checked.objects,
+        "size": checked.size,
+        "streams": checked.streams,
+        "images": checked.images,
+        "names": checked.names,
+        "problems": [problem_record(problem) for problem in checked.problems],
+    }
+
+
+def problem_record(problem: Problem) -> dict[str, object]:
+    """A problem as JSON. Paths of images are decoded as os.fsdecode does."""
+    return {
+        "kind": str(problem.kind),
+        "path": problem.path,
+        "detail": problem.detail,
+        "digest": None if problem.digest is None else problem.digest.hex(),
+        "streams": problem.streams,
+        "images": [
+            {
+                "name": need.name,
+                "image_id": need.image_id,
+                "paths": [path.decode("utf-8", "surrogateescape") for path in need.paths],
+            }
+            for need in problem.needs
+        ],
+    }
