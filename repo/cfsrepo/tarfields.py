@@ -60,6 +60,8 @@ def checksum_matches(buffer: bytes, start: int, field: bytes) -> bool:
         - sum(field)
         + 8 * 0x20
     )
+    if field == b"%06o\0 " % total:
+        return True
     match = _OCTAL.fullmatch(field)
     if match is None or not match[1]:
         return False

@@ -16,8 +16,10 @@ reason, leaves objects that nothing refers to and no other trace.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
+from collections import deque
 from dataclasses import dataclass
 
 from cfsrepo.erofs.writer import write_image
@@ -33,6 +35,7 @@ from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.refs import encode_tag
 from cfsrepo.repository import Repository
 from cfsrepo.splitstream import OCI_CONFIG, OCI_MANIFEST, SplitStream, SplitStreamWriter
+from cfsrepo.tree import paused_gc
 
 IMAGE_REF = "composefs.image.v1"
 
@@ -105,8 +108,16 @@ def import_image(
         )
     _warn_of_platform(config, progress)
 
-    layers, new_layers = _store_layers(repo, source, manifest, config, progress)
-    image = _make_image(repo, config, layers, xattrs, progress)
+    layers = _known_layers(repo, config)
+    jobs = [
+        LayerJob(diff_id, descriptor)
+        for diff_id, descriptor in dict(zip(config.diff_ids, manifest.layers, strict=True)).items()
+        if diff_id not in layers
+    ]
+    merger = Merger(xattrs)
+    with paused_gc():
+        _merge_layers(repo, source, config, layers, jobs, merger, progress)
+        image = _store_image(repo, merger, progress)
 
     stream = SplitStreamWriter(repo.algorithm, OCI_CONFIG)
     for diff_id in config.diff_ids:
@@ -122,7 +133,7 @@ def import_image(
     stream.external(repo.objects.put(manifest_data), len(manifest_data))
     manifest_stream = repo.objects.put(stream.finish())
 
-    streams = {LAYER_PREFIX + diff_id: digest for diff_id, digest in layers.items()}
+    streams = {LAYER_PREFIX + diff_id: layers[diff_id] for diff_id in config.diff_ids}
     streams[CONFIG_PREFIX + manifest.config.digest] = config_stream
     streams[MANIFEST_PREFIX + manifest_digest] = manifest_stream
     repo.publish(streams, [image])
@@ -133,57 +144,58 @@ def import_image(
         manifest.config.digest,
         name,
         len(manifest.layers),
-        new_layers,
+        len(jobs),
     )
 
 
-def _store_layers(
+def _known_layers(repo: Repository, config: ImageConfig) -> dict[str, bytes]:
+    """The layers that the repository has: diff id -> digest of the split stream."""
+    known = {}
+    for diff_id in config.diff_ids:
+        digest = repo.stream_id(LAYER_PREFIX + diff_id)
+        if digest is not None and repo.objects.has(digest):
+            known[diff_id] = digest
+    return known
+
+
+def _merge_layers(
     repo: Repository,
     source: ImageSource,
-    manifest: Manifest,
-    config: ImageConfig,
-    progress: Progress,
-) -> tuple[dict[str, bytes], int]:
-    """The digest of each layer's stream by diff id, in order, and how many had to be imported."""
-    layers: dict[str, bytes] = {}
-    jobs: list[LayerJob] = []
-    for diff_id, descriptor in zip(config.diff_ids, manifest.layers, strict=True):
-        if diff_id in layers:
-            continue
-        known = repo.stream_id(LAYER_PREFIX + diff_id)
-        if known is not None and repo.objects.has(known):
-            layers[diff_id] = known
-        else:
-            layers[diff_id] = b""
-            jobs.append(LayerJob(diff_id, descriptor))
-    for diff_id, stored in import_layers(jobs, source, repo.objects, progress).items():
-        layers[diff_id] = stored.digest
-    return layers, len(jobs)
-
-
-def _make_image(
-    repo: Repository,
     config: ImageConfig,
     layers: dict[str, bytes],
-    xattrs: XattrMode,
+    jobs: list[LayerJob],
+    merger: Merger,
     progress: Progress,
-) -> bytes:
-    """Merge the layers and store the image file; returns its digest."""
+) -> None:
+    """Import what is missing, into `layers`; merge each layer as soon as all below it are there."""
+    waiting = deque(config.diff_ids)
+
+    def merge_complete() -> None:
+        while waiting and waiting[0] in layers:
+            diff_id = waiting.popleft()
+            name = f"layer {diff_id}"
+            stream = SplitStream.parse(_map_object(repo, layers[diff_id]), name)
+            members = read_layer(stream, repo.objects, only_schily=merger.mode is XattrMode.OCI)
+            merger.add_layer(members, name)
+
+    with contextlib.closing(import_layers(jobs, source, repo.objects, progress)) as imported:
+        merge_complete()
+        for diff_id, stored in imported:
+            layers[diff_id] = stored.digest
+            merge_complete()
+
+
+def _store_image(repo: Repository, merger: Merger, progress: Progress) -> bytes:
+    """Store the image file of the merged layers; returns its digest."""
     task = "image"
-    progress.start(task, len(config.diff_ids), "layers")
-    merger = Merger(xattrs)
-    for diff_id in config.diff_ids:
-        name = f"layer {diff_id}"
-        stream = SplitStream.parse(_map_object(repo, layers[diff_id]), name)
-        members = read_layer(stream, repo.objects, only_schily=xattrs == XattrMode.OCI)
-        merger.add_layer(members, name)
-        progress.advance(task, 1)
+    progress.start(task, None)
     if merger.dropped_xattrs:
         progress.message(
             f"{merger.dropped_xattrs} extended attributes user.cfs.* of the layers were left out"
         )
     with repo.objects.writer() as out:
         write_image(merger.finish(), out.write)
+        progress.advance(task, out.size)
         digest = out.commit()
     progress.finish(task)
     return digest

@@ -90,9 +90,9 @@ class Merger:
 
     def __init__(self, xattrs: XattrMode = XattrMode.OCI) -> None:
         self.root = directory()
+        self.mode = xattrs
         self.dropped_xattrs = 0
         """How many `user.cfs.*` attributes were left out."""
-        self._mode = xattrs
         self._layers = 0
         self._members = 0
         self._name = ""
@@ -233,7 +233,7 @@ class Merger:
     def _xattrs(self, member: Member) -> dict[bytes, bytes] | None:
         found = member.xattrs
         assert found is not None
-        if self._mode == XattrMode.OCI:
+        if self.mode is XattrMode.OCI:
             value = found.get(_CAPABILITY)
             kept = {} if value is None else {_CAPABILITY: value}
         else:

@@ -1,4 +1,4 @@
-"""Layers imported in parallel: a process a layer, as many at a time as there are processors.
+"""Layers imported in parallel: a process a layer, about as many at a time as there are processors.
 
 Processes, since walking an archive and hashing small files is Python's own work. They are forked,
 so each has the repository open as its parent has, and its lock; they end with their parent. One
@@ -12,7 +12,7 @@ import functools
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -26,6 +26,7 @@ from cfsrepo.oci.layout import ImageSource
 from cfsrepo.progress import Progress
 
 _SHORT = len("sha256:") + 12
+_WORKERS_MAX = 4  # each takes some 25 MiB; more would wait for the disk anyway
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +44,25 @@ class LayerJob:
 
 def import_layers(
     jobs: list[LayerJob], source: ImageSource, objects: ObjectStore, progress: Progress
-) -> dict[str, StoredLayer]:
-    """Import all layers; the result is by diff id. The first error ends them all."""
+) -> Generator[tuple[str, StoredLayer]]:
+    """Import all layers; each comes, with its diff id, as soon as it is complete.
+
+    The first error ends them all, as does closing the iterator.
+    """
     # The largest first, or one could be left over for the end.
     ordered = sorted(jobs, key=lambda job: -job.descriptor.size)
-    workers = min(len(ordered), len(os.sched_getaffinity(0)))
-    if workers <= 1:
-        found = {}
-        for job in ordered:
-            progress.start(job.task, job.descriptor.size)
-            with source.open_blob(job.descriptor) as blob:
-                report = functools.partial(progress.advance, job.task)
-                found[job.diff_id] = import_layer(blob, job.diff_id, objects, report)
-            progress.finish(job.task)
-        return found
-    return _import_parallel(ordered, source, objects, progress, workers)
+    # One more than there are processors: a worker waits for the disk now and then.
+    workers = min(len(ordered), len(os.sched_getaffinity(0)) + 1, _WORKERS_MAX)
+    if len(ordered) > 1:
+        yield from _import_parallel(ordered, source, objects, progress, workers)
+        return
+    for job in ordered:
+        progress.start(job.task, job.descriptor.size)
+        with source.open_blob(job.descriptor) as blob:
+            report = functools.partial(progress.advance, job.task)
+            stored = import_layer(blob, job.diff_id, objects, report)
+        progress.finish(job.task)
+        yield job.diff_id, stored
 
 
 def _import_parallel(
@@ -66,9 +71,8 @@ def _import_parallel(
     objects: ObjectStore,
     progress: Progress,
     workers: int,
-) -> dict[str, StoredLayer]:
+) -> Generator[tuple[str, StoredLayer]]:
     context = multiprocessing.get_context("fork")
-    found: dict[str, StoredLayer] = {}
     waiting = iter(jobs)
     running: dict[Connection, tuple[LayerJob, ForkProcess]] = {}
 
@@ -102,13 +106,12 @@ def _import_parallel(
                     continue
                 if isinstance(message, BaseException):
                     raise message
-                found[job.diff_id] = message
-                progress.finish(job.task)
                 process.join()
                 del running[connection]
                 connection.close()
+                progress.finish(job.task)
                 start_next()
-    return found
+                yield job.diff_id, message
 
 
 def _work(
