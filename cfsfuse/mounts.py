@@ -38,7 +38,7 @@ def our_mounts() -> list[Mount]:
 def is_ours(mount: Mount) -> bool:
     """Whether this program made the mount, served by FUSE or by the kernel."""
     return mount.fstype == _FSTYPE or (
-        mount.fstype == "overlay" and mount.source.startswith(_KERNEL_SOURCE)
+        mount.fstype == "overlay" and (mount.source + b":").startswith(_KERNEL_SOURCE)
     )
 
 

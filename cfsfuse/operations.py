@@ -154,8 +154,6 @@ class Operations(pyfuse3.Operations):
 
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[XAttrNameT]:
         self._count("listxattr")
-        if self._scan.found_none:
-            raise FUSEError(errno.ENOSYS)
         try:
             return list(self._view.xattrs(self._nid(inode), trusted=ctx.uid == 0))
         except (OSError, CfsError) as error:
@@ -163,7 +161,7 @@ class Operations(pyfuse3.Operations):
 
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         self._count("getxattr")
-        if self._scan.found_none:
+        if self._scan.found_none:  # makes the kernel stop asking
             raise FUSEError(errno.ENOSYS)
         # The kernel itself keeps `trusted.*` from who may not see it.
         try:
@@ -191,7 +189,7 @@ class Operations(pyfuse3.Operations):
             return await trio.to_thread.run_sync(self._reader.read, fh, off, size)
         except (OSError, CfsError) as error:
             if _errno(error) == errno.EIO:
-                await trio.to_thread.run_sync(self._reader.report, fh, error)
+                self._reader.report(fh, error)
             self._fail(error)
 
     async def release(self, fh: FileHandleT) -> None:

@@ -60,15 +60,17 @@ class MountOptions:
 def parse(options: Iterable[str], start: MountOptions | None = None) -> MountOptions:
     """`start` with the comma-separated `options` (`-o A,B=C`) applied. Raises `UsageError`."""
     result = MountOptions() if start is None else start
-    for option in _split(options):
+    for option in split(options):
         key, equals, value = option.partition("=")
         if option in KERNEL_OPTIONS:
             result = with_kernel(result, option)
         elif option == "enforce_permissions":
             result = with_kernel(result, "default_permissions")
+        elif option == "fuse":
+            continue
         elif option == "rw":
             raise UsageError("-o rw: an image cannot be written to")
-        elif option in _IGNORED or option.startswith(_IGNORED_PREFIXES):
+        elif is_ignored(option):
             continue
         elif not equals:
             raise UsageError(f"-o {option}: unknown option")
@@ -101,7 +103,12 @@ def _with_value(options: MountOptions, key: str, value: str) -> MountOptions:
     raise UsageError(f"-o {key}={value}: unknown option")
 
 
-def _split(options: Iterable[str]) -> Iterable[str]:
+def is_ignored(option: str) -> bool:
+    """Whether an option of fstab or mount(8) has nothing to do with the mount itself."""
+    return option in _IGNORED or option.startswith(_IGNORED_PREFIXES)
+
+
+def split(options: Iterable[str]) -> Iterable[str]:
     """The options of comma lists; `\\,` is a comma inside a value."""
     for text in options:
         for part in text.replace("\\,", "\0").split(","):

@@ -8,7 +8,7 @@ memory. A content read in one go is not kept: the kernel's page cache has it.
 from __future__ import annotations
 
 import logging
-import os
+import queue
 import threading
 from collections import OrderedDict
 from typing import Final
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 _FILES_KEPT: Final = 128
 _BYTES_KEPT: Final = 32 << 20
 _REPORTS_KEPT: Final = 1 << 12
+_PATIENCE: Final = 5.0  # seconds for the last reports at the end
 
 
 class _Kept:
@@ -44,6 +45,8 @@ class FileReader:
         self._bytes = 0
         self._lock = threading.Lock()
         self._reported: set[int] = set()
+        self._reports: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
+        self._reporter: threading.Thread | None = None
         self.hits = 0  # reads that found their content open
 
     def read_ready(self, nid: int, offset: int, size: int) -> Buffer | None:
@@ -107,10 +110,13 @@ class FileReader:
                 kept.opened.wait()
             if kept.content is None:  # the thread that opened it failed: see for ourselves
                 continue
+            done = False
             try:
-                return kept.content.read(offset, size)
+                data = kept.content.read(offset, size)
+                done = offset == 0 and len(data) < size
+                return data
             finally:
-                self._release(nid, kept)
+                self._release(nid, kept, done=done)
 
     def _open(self, nid: int, kept: _Kept) -> None:
         try:
@@ -128,31 +134,41 @@ class FileReader:
         for other in closing:
             other.close()
 
-    def _release(self, nid: int, kept: _Kept) -> None:
+    def _release(self, nid: int, kept: _Kept, *, done: bool = False) -> None:
+        """One reader less; `done`: it had all of the file, so that nobody will read more."""
         with self._lock:
             kept.users -= 1
-            if nid in self._kept:
-                self._kept.move_to_end(nid)
-            closing = self._excess()
+            if self._kept.get(nid) is kept:
+                self._kept.move_to_end(nid, last=not (done and kept.users == 0))
+            closing = self._excess(all_read=done and kept.users == 0)
         for content in closing:
             content.close()
 
-    def _excess(self) -> list[Content]:
-        """Take out what is over the bounds and not in use; the caller closes it."""
-        if len(self._kept) <= _FILES_KEPT and self._bytes <= _BYTES_KEPT:
-            return []
-        closing = []
+    def _excess(self, *, all_read: bool = False) -> list[Content]:
+        """Take out what is over the bounds and not in use; the caller closes it.
+
+        `all_read`: the oldest one is not needed any more, too.
+        """
+        closing: list[Content] = []
+        if not all_read and self._within_bounds():
+            return closing
         for nid, kept in list(self._kept.items()):
             if kept.users == 0 and kept.content is not None:
                 del self._kept[nid]
                 self._bytes -= kept.content.held
                 closing.append(kept.content)
-                if len(self._kept) <= _FILES_KEPT and self._bytes <= _BYTES_KEPT:
+                if self._within_bounds():
                     break
         return closing
 
+    def _within_bounds(self) -> bool:
+        return len(self._kept) <= _FILES_KEPT and self._bytes <= _BYTES_KEPT
+
     def close(self) -> None:
         """Release everything. No read may be under way."""
+        if self._reporter is not None:
+            self._reports.put(None)
+            self._reporter.join(_PATIENCE)
         with self._lock:
             contents = [kept.content for kept in self._kept.values() if kept.content is not None]
             self._kept.clear()
@@ -163,22 +179,28 @@ class FileReader:
     def report(self, nid: int, error: OSError | CfsError) -> None:
         """Log what is damaged: image, path and object in one line, once for each file.
 
-        Finding the path may walk the whole image, so this is not for the thread that answers.
+        Another thread does it: finding the path walks the image.
         """
-        if nid in self._reported:
-            return
-        if len(self._reported) >= _REPORTS_KEPT:
-            self._reported.clear()
-        self._reported.add(nid)
-        try:
-            path = self._view.path_of(nid)
-        except InputError:
-            path = None
-        shown = f"inode {nid}" if path is None else printable(path)
+        with self._lock:
+            if nid in self._reported:
+                return
+            if len(self._reported) >= _REPORTS_KEPT:
+                self._reported.clear()
+            self._reported.add(nid)
+            if self._reporter is None:
+                self._reporter = threading.Thread(
+                    target=self._write_reports, name="reports", daemon=True
+                )
+                self._reporter.start()
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        log.error(
-            "%s: %s: %s",
-            self._view.image.name,
-            shown,
-            printable(os.fsencode(reason or "I/O error")),
-        )
+        self._reports.put((nid, reason or "I/O error"))
+
+    def _write_reports(self) -> None:
+        while (item := self._reports.get()) is not None:
+            nid, reason = item
+            try:
+                path = self._view.path_of(nid)
+            except InputError:
+                path = None
+            shown = f"inode {nid}" if path is None else printable(path)
+            log.error("%s: %s: %s", self._view.image.name, shown, printable(reason))

@@ -9,9 +9,9 @@ their `read`, and no inode; that is why this one reads /dev/fuse by itself.
 FUSE's number of an inode is its nid, but 1 for the root. (No nid is below 36, where the inodes of
 an image begin.)
 
-One thread reads requests and answers at once what needs no disk. Reads that may wait for the disk,
-or compute for long, go to a few threads, which answer by themselves: a slow disk does not hold up
-metadata.
+A few threads take turns: whichever is free takes the next request and answers it, without handing
+it to another. Reads of files may wait for the disk; one thread fewer than there are may do so at a
+time, further reads queue up for these, and the last thread always answers metadata.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ import errno
 import gc
 import logging
 import os
-import queue
 import signal
 import stat
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn, Self
@@ -57,7 +56,8 @@ log = logging.getLogger(__name__)
 
 # The kernel may keep every answer; it forgets when it needs the memory.
 _VALID: Final = 365 * 86400
-_READERS: Final = 8
+_THREADS: Final = 6
+_PATIENCE: Final = 1.0  # seconds for a thread to notice that the mount is gone
 _MAX_PAGES: Final = 256  # of a read: 1 MiB
 _MAX_READAHEAD: Final = 1 << 20
 _MAX_BACKGROUND: Final = 64
@@ -111,9 +111,13 @@ class Server:
         self._root = view.root
         self._reader = FileReader(view)
         self._scan = XattrScan(view, trusted=trusted)
-        self._slow: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self.requests: Counter[int] = Counter()
+        # Who holds one of these may wait for the disk; who gets none leaves its read in the queue.
+        self._slots = threading.Semaphore(_THREADS - 1)
+        self._queued: deque[Request] = deque()
+        self._scanning = threading.Lock()
+        self._counts: list[Counter[int]] = []  # of requests, one for each thread
+        self._failure: BaseException | None = None
         self._handlers: dict[int, Handler] = {
             Opcode.LOOKUP: self._lookup,
             Opcode.GETATTR: self._getattr,
@@ -125,6 +129,7 @@ class Server:
             Opcode.READDIR: self._readdir,
             Opcode.READDIRPLUS: self._readdirplus,
             Opcode.ACCESS: self._access,
+            Opcode.DESTROY: self._destroy,
             Opcode.FORGET: self._forget,
             Opcode.BATCH_FORGET: self._forget,
             **dict.fromkeys(protocol.WRITING, self._write),
@@ -134,23 +139,24 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the connection: after this the mount, if it is still there, is dead."""
-        for _thread in self._threads:
-            self._slow.put(None)
+        """Close the connection: after this the mount, if it is still there, is dead.
+
+        Where files of a detached mount are still in use, threads stay until the process ends.
+        """
         for thread in self._threads:
-            thread.join()
-        self._reader.close()
-        os.close(self._fd)
+            thread.join(_PATIENCE)
+        if not any(thread.is_alive() for thread in self._threads):
+            self._reader.close()
+            os.close(self._fd)
 
     def numbers(self) -> dict[str, Any]:
         """Requests by kind, and reads that found their file open."""
-        requests = {
-            Opcode(opcode).name.lower() if opcode in _OPCODES else str(opcode): count
-            for opcode, count in sorted(self.requests.items())
-        }
+        total: Counter[int] = Counter()
+        for counts in self._counts:
+            total.update(counts)
         return {
-            "requests": sum(self.requests.values()),
-            "by_request": requests,
+            "requests": sum(total.values()),
+            "by_request": {_name(opcode): count for opcode, count in sorted(total.items())},
             "cache_hits": self._reader.hits,
         }
 
@@ -165,11 +171,18 @@ class Server:
         ready()
         gc.collect()
         gc.freeze()  # what exists now lives as long as the server: never scan it again
+        with _signals_blocked():
+            for number in range(1, _THREADS):
+                thread = threading.Thread(target=self._loop, name=f"fuse-{number}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
         with _raising_on_signals():
             try:
                 self._loop()
             except _Terminated:
                 return False
+        if self._failure is not None:
+            raise self._failure
         return True
 
     def _negotiate(self) -> None:
@@ -217,21 +230,27 @@ class Server:
             return Request(opcode, unique, nodeid, uid, bytes(buffer[_HEADER_SIZE:length]))
 
     def _loop(self) -> None:
+        """Take requests and answer them until the mount is gone; what every thread does."""
         # Twice what is needed: the kernel insists on room for a header and the largest write.
         buffer = bytearray(2 * protocol.READ_BUFFER_MIN)
         handlers = self._handlers
-        requests = self.requests
-        while (request := self._next(buffer)) is not None:
-            requests[request.opcode] += 1
-            if request.opcode == Opcode.DESTROY:
-                self._reply(request, b"")
-                continue
-            handler = handlers.get(request.opcode)
-            if handler is None:
-                self._reply_error(request, errno.ENOSYS)
-                continue
-            self._answer(request, handler)
-            self._scan.step()
+        counts: Counter[int] = Counter()
+        self._counts.append(counts)
+        try:
+            while (request := self._next(buffer)) is not None:
+                counts[request.opcode] += 1
+                handler = handlers.get(request.opcode)
+                if handler is None:
+                    self._reply_error(request, errno.ENOSYS)
+                else:
+                    self._answer(request, handler)
+                if self._scan.running and self._scanning.acquire(blocking=False):
+                    self._scan.step()
+                    self._scanning.release()
+        except Exception as error:
+            log.exception("a thread of the server ended")
+            self._failure = error
+            raise
 
     def _answer(self, request: Request, handler: Handler) -> None:
         try:
@@ -262,25 +281,7 @@ class Server:
         code = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
         self._reply_error(request, code)
         if code == errno.EIO:
-            nid = self._nid(request.nodeid)
-            self._later(lambda: self._reader.report(nid, error))
-
-    # --- threads ---------------------------------------------------------------------------------
-
-    def _later(self, work: Callable[[], object]) -> None:
-        """Let a thread do `work`."""
-        if not self._threads or (self._slow.qsize() and len(self._threads) < _READERS):
-            thread = threading.Thread(target=self._work, name=f"reader-{len(self._threads)}")
-            self._threads.append(thread)
-            thread.start()
-        self._slow.put(work)
-
-    def _work(self) -> None:
-        while True:
-            item = self._slow.get()
-            if item is None:
-                return
-            item()
+            self._reader.report(self._nid(request.nodeid), error)
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -347,6 +348,10 @@ class Server:
     def _forget(self, request: Request) -> None:
         """Nothing is remembered for an inode. This request gets no reply."""
 
+    def _destroy(self, request: Request) -> bytes:
+        """The last request; the next read says that the mount is gone."""
+        return b""
+
     def _write(self, request: Request) -> bytes:
         """Mounted read-only, so the kernel sends none of these unless root remounts it."""
         raise OSError(errno.EROFS, "")
@@ -383,17 +388,41 @@ class Server:
         return reply
 
     def _read(self, request: Request) -> Body | None:
+        if self._slots.acquire(blocking=False):
+            try:
+                return self._read_waiting(request)
+            finally:
+                self._work_off()
+        # The last thread that is free: it must not wait for the disk.
         _, offset, size, *_ = READ_IN.unpack_from(request.body)
-        nid = request.nodeid
-        data = self._reader.read_ready(nid, offset, size)
+        data = self._reader.read_ready(request.nodeid, offset, size)
         if data is None:
-            self._later(
-                lambda: self._answer(request, lambda _: self._reader.read(nid, offset, size))
-            )
+            self._queued.append(request)
+            if self._slots.acquire(blocking=False):  # all others may have looked before
+                self._work_off()
         return data
 
+    def _read_waiting(self, request: Request) -> Body:
+        _, offset, size, *_ = READ_IN.unpack_from(request.body)
+        return self._reader.read(request.nodeid, offset, size)
+
+    def _work_off(self) -> None:
+        """Answer the reads that queued up, then give back the slot that is held."""
+        while True:
+            try:
+                while True:
+                    self._answer(self._queued.popleft(), self._read_waiting)
+            except IndexError:
+                self._slots.release()
+            # Nothing may be left in the queue that came after the last look.
+            if not self._queued or not self._slots.acquire(blocking=False):
+                return
+
     def _getxattr(self, request: Request) -> bytes:
-        self._refuse_xattrs_where_none()
+        if self._scan.found_none:
+            # The kernel stops asking then, for this mount, for good. It does for LISTXATTR too,
+            # but callers would see an error there instead of an empty list.
+            raise OSError(errno.ENOSYS, "")
         size, _ = GETXATTR_IN.unpack_from(request.body)
         name = request.body[GETXATTR_IN.size : -1]
         # The kernel itself keeps `trusted.*` from who may not see it.
@@ -403,15 +432,23 @@ class Server:
         return _sized(value, size)
 
     def _listxattr(self, request: Request) -> bytes:
-        self._refuse_xattrs_where_none()
         size, _ = GETXATTR_IN.unpack_from(request.body)
         names = self._view.xattrs(self._nid(request.nodeid), trusted=request.uid == 0)
         return _sized(b"".join(name + b"\0" for name in names), size)
 
-    def _refuse_xattrs_where_none(self) -> None:
-        """ENOSYS makes the kernel stop asking, for this mount, for good."""
-        if self._scan.found_none:
-            raise OSError(errno.ENOSYS, "")
+
+def _name(opcode: int) -> str:
+    return Opcode(opcode).name.lower() if opcode in _OPCODES else f"opcode {opcode}"
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Threads started inside get no signals: they go to the main thread."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 @contextmanager

@@ -26,6 +26,11 @@ class XattrScan:
         """Whether all of the image was seen and has no visible attribute."""
         self._steps: Iterator[bool] | None = _look(view, trusted)
 
+    @property
+    def running(self) -> bool:
+        """Whether there is something left for `step()` to do."""
+        return self._steps is not None
+
     def step(self) -> None:
         """Look at some more inodes; costs nothing when the answer is known."""
         if self._steps is None:
