@@ -13,6 +13,7 @@ against its digest first: references in a damaged one would be wrong, and what i
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -65,10 +66,19 @@ class Marker:
             if image_id not in images:
                 raise _broken(f"images/refs/{name}", f"there is no image {image_id}")
             self._mark_image(images[image_id], marked)
-        marked.kept = self._used(images)
+        marked.kept = self.used(images)
         for image_id in marked.kept:
             if (digest := images[image_id]) not in marked.live:
                 self._mark_image(digest, marked)
+        return marked
+
+    def reach(self, streams: dict[str, bytes], images: Iterable[bytes]) -> Marked:
+        """What these streams (name -> digest) and image files (digests) need, and nothing else."""
+        marked = Marked(set(), set())
+        for name, digest in streams.items():
+            self._mark_stream(digest, name, marked)
+        for digest in images:
+            self._mark_image(digest, marked)
         return marked
 
     def _mark_stream(self, digest: bytes, name: str, marked: Marked) -> None:
@@ -111,7 +121,7 @@ class Marker:
             self._images[digest] = objects
         marked.live |= objects
 
-    def _used(self, images: dict[str, bytes]) -> dict[str, list[str]]:
+    def used(self, images: dict[str, bytes]) -> dict[str, list[str]]:
         """Images in use: id -> reasons."""
         used: dict[str, list[str]] = {}
         for pin in pins.live(self._repository):

@@ -13,11 +13,13 @@ Content that goes through here is hashed once, while it is in memory.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import secrets
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
@@ -52,6 +54,19 @@ def digest_from_path(path: str, algorithm: Algorithm) -> bytes | None:
     if not all(char in "0123456789abcdef" for char in name):
         return None
     return bytes.fromhex(name)
+
+
+@dataclass(slots=True)
+class Ways:
+    """How objects may get from one store to another: `reflink`, `hardlink`, else `copy`.
+
+    What a file system refuses is switched off, so that it is not tried for each object.
+    """
+
+    reflink: bool = True
+    """Share the blocks, as separate files (btrfs, XFS)."""
+    hardlink: bool = True
+    """Be the same file."""
 
 
 class ObjectStore:
@@ -180,6 +195,73 @@ class ObjectStore:
             raise self._read_only()
         return ObjectWriter(self)
 
+    def copy_from(self, source: ObjectStore, digest: bytes, ways: Ways) -> str:
+        """Have the object `digest` of another store here too; says how: a word of `Ways`.
+
+        Data that is copied is checked on the way (`RepositoryError`); shared data is not read.
+        """
+        if not self.writable:
+            raise self._read_only()
+        path = object_path(digest)
+        fd = source.open(digest)
+        try:
+            size = os.fstat(fd).st_size
+            if self._has_good(path, digest, size):
+                return "present"
+            try:
+                if ways.reflink and (self._reflink(fd, path, digest)):
+                    return "reflink"
+                ways.reflink = False
+                if ways.hardlink and self._hardlink(source, path, digest):
+                    return "hardlink"
+                ways.hardlink = False
+                with self.writer() as writer:
+                    while chunk := os.read(fd, _READ_SIZE):
+                        writer.write(chunk)
+                    if writer.digest() != digest:
+                        raise source.damaged(digest)
+                    writer.commit()
+            except OSError as error:
+                raise self._failed(error) from error
+            return "copy"
+        finally:
+            os.close(fd)
+
+    def _reflink(self, fd: int, path: str, digest: bytes) -> bool:
+        """Make the object share the blocks of `fd`; False where the file system cannot."""
+        draft = self._draft(".")
+        try:
+            if not linux.clone_file(fd, draft.fd):
+                return False
+            make_directory(path[:2], self.dir_fd)
+            self._install(draft, path, digest)
+            return True
+        finally:
+            draft.discard()
+
+    def _hardlink(self, source: ObjectStore, path: str, digest: bytes) -> bool:
+        """Make the object the same file as in `source`; False where that is not possible."""
+        make_directory(path[:2], self.dir_fd)
+        name = temporary_name()
+        try:
+            os.link(path, name, src_dir_fd=source.dir_fd, dst_dir_fd=self.dir_fd)
+        except OSError as error:
+            if error.errno in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+                return False
+            raise
+        try:
+            if self._verity is not False:
+                with linux.opened(name, os.O_RDONLY, dir_fd=self.dir_fd) as fd:
+                    self._enable(fd, digest)
+            os.rename(name, path, src_dir_fd=self.dir_fd, dst_dir_fd=self.dir_fd)
+        except BaseException:
+            os.unlink(name, dir_fd=self.dir_fd)
+            raise
+        # Renaming one name of a file over another name of it does nothing, and leaves both.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.dir_fd)
+        return True
+
     def _has_good(self, path: str, digest: bytes, size: int) -> bool:
         """Whether the object exists in the right size and, where it must be, protected."""
         try:
@@ -252,6 +334,9 @@ class ObjectStore:
         reader = linux.reopen(draft.fd, os.O_RDONLY)
         os.close(draft.fd)
         draft.fd = reader
+        self._enable(reader, digest)
+
+    def _enable(self, reader: int, digest: bytes) -> None:
         enabled = enable_when_idle(reader, self.algorithm)
         if not enabled and self._verity is True:
             raise unsupported(self.path)
@@ -313,6 +398,10 @@ class ObjectWriter:
             _write_all(self._draft.fd, chunk)
         except OSError as error:
             raise self._store._failed(error) from error
+
+    def digest(self) -> bytes:
+        """The digest of what was written so far."""
+        return self._hasher.digest()
 
     def commit(self) -> bytes:
         """Complete the object; returns its digest."""
