@@ -213,6 +213,9 @@ class _Writer:
             size = inode.size
             nlink = inode.nlink
             blocks = 0
+            types[index] = _TYPES[mode >> 12 & 15]
+            if not types[index] or (inode.entries is None) == (kind == _DIR):
+                raise InputError(f"{plan.path(index)}: mode {mode:o} does not fit the file")
             if kind == _REG:
                 if not size:
                     tail = 0
@@ -242,10 +245,6 @@ class _Writer:
                 size = tail = len(target)
             else:
                 tail = 0
-            types[index] = _TYPES[mode >> 12 & 15]
-            if not types[index] or (inode.entries is None) == (kind == _DIR):
-                raise InputError(f"{plan.path(index)}: mode {mode:o} does not fit the file")
-
             if (
                 inode.mtime_nsec == min_nsec
                 and inode.mtime_sec == min_sec
