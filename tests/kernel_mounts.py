@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from tests.conftest import CHECKOUT
-
-WALKER = os.path.join(CHECKOUT, "tests", "tree_walker.py")
+WALKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tree_walker.py")
 
 Seen = dict[str, dict[str, Any]]  # path -> all about it
 

@@ -50,7 +50,7 @@ def live_pins(place: Path) -> list[pins.Pin]:
         return pins.live(repository)
 
 
-@pytest.mark.parametrize("options", [[], ["--kernel"], ["-o", "nosuid,nodev"]])
+@pytest.mark.parametrize("options", [[], ["--kernel"], ["-o", "nosuid,defaults,noauto,x-y=z"]])
 def test_root_mounts_by_the_kernel(place: Path, options: list[str]) -> None:
     done = mount(place, *options)
     assert done.returncode == 0, done.stderr
@@ -106,6 +106,24 @@ def test_a_writable_mount(place: Path, options: list[str]) -> None:
     assert kept.exists() == ("--rw" not in options)
 
 
+def test_owners_are_shifted(place: Path) -> None:
+    done = mount(place, "--idmap=0:100:10,u:1000:2000:5")
+    assert done.returncode == 0, done.stderr
+    info = os.stat(place / "mnt" / "file")
+    assert (info.st_uid, info.st_gid) == (100, 100)
+
+
+def test_options_as_in_fstab(place: Path) -> None:
+    (place / "up,per").mkdir()
+    (place / "work").mkdir()
+    layers = f"upperdir={place}/up\\,per,workdir={place}/work"
+    command = [sys.executable, "-m", "cfstools", "mount", "image", str(place / "mnt")]
+    options = f"rw,{layers},repo={place}/repo,noverity,helper=builtin,nofail"
+    subprocess.run([*command, "-o", options], check=True)
+    (place / "mnt" / "new").write_bytes(b"new")
+    assert (place / "up,per" / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "code", "text"),
     [
@@ -114,8 +132,12 @@ def test_a_writable_mount(place: Path, options: list[str]) -> None:
         (["--enforce-permissions", "--rw"], 2, "--rw for kernel mounts"),
         (["--upper=/tmp"], 2, "belong together"),
         (["--rw", "--upper=/tmp", "--work=/tmp"], 2, "--rw keeps changes in memory"),
-        (["-o", "suid"], 2, "suid: unknown mount option"),
+        (["-o", "bind"], 2, "bind: unknown option"),
         (["--idmap=1"], 7, "owners cannot be shifted"),
+        (["--idmap=1:2"], 2, "not of the form"),
+        (["-o", "rw,allow_other"], 2, "-o allow_other is for FUSE mounts"),
+        (["-o", "digest="], 2, "unknown option"),
+        (["-o", "upperdir=/tmp"], 2, "belong together"),
         (["--helper=mount.composefs", "--rw"], 2, "neither --rw"),
     ],
 )

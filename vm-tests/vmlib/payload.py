@@ -11,6 +11,8 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 
+from vmlib import expected
+
 LAUNCHER = b"""\
 #!/usr/bin/python3
 import sys
@@ -25,12 +27,12 @@ def build(path: str, checkout: str, image: str, arguments: Sequence[str]) -> Non
         _add_wheel(tar, checkout)
         for name in ("guest", "tests"):
             tar.add(os.path.join(checkout, "vm-tests", name), name, filter=_entry)
-        for name in ("helpers", "conftest"):
+        for name in ("__init__", "kernel_mounts", "tree_walker"):
             source = os.path.join(checkout, "tests", f"{name}.py")
             if os.path.exists(source):
                 tar.add(source, f"lib/tests/{name}.py", filter=_entry)
-        tar.add(os.path.join(checkout, "tests", "tree_walker.py"), "lib/tests/tree_walker.py")
         tar.add(image, "oci", filter=_entry)
+        _add_file(tar, "expected.json", expected.listing(image), 0o644)
         _add_file(tar, "arguments", "".join(f"{word}\n" for word in arguments).encode(), 0o644)
 
 

@@ -1,4 +1,4 @@
-"""`cfs mount IMAGE DIR`: mount an image without root; returns when the mount answers."""
+"""`cfs mount IMAGE DIR`: mount an image, without root or by the kernel; returns when it answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cfsfuse import options as mount_options
 from cfsfuse.daemon import Ready
 from cfsfuse.objects import Verify
 from cfsfuse.options import Engine, MountOptions
-from cfstools import imagesource
+from cfstools import imagesource, kernelmounting, kernelrequest
 
 _TIMEOUT = 60.0
 
@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--idmap",
         metavar="[u:|g:]IMAGE:MOUNT:COUNT,...",
-        help="show ids from IMAGE on as ids from MOUNT on, others as 65534",
+        help="show ids from IMAGE on as ids from MOUNT on, others as 65534; a kernel mount also "
+        "takes a user namespace, as a process id or /proc/PID/ns/user",
     )
     parser.add_argument("--subdir", metavar="PATH", help="this directory of the image is the root")
     parser.add_argument(
@@ -59,11 +60,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="options as in fstab: allow_other, allow_root, suid, dev, noexec, and those above as "
-        "verify=, uid=, gid=, idmap=, subdir=, engine=, repo=, enforce_permissions",
+        "verify=, uid=, gid=, idmap=, subdir=, engine=, repo=, enforce_permissions; of a kernel "
+        "mount nosuid, nodev, noexec, rw, verity, noverity, digest=, upperdir=, workdir=, helper=",
     )
+    kernelrequest.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if kernelrequest.wanted(args):
+        return kernelmounting.run(args)
     options = _options(args)
     if options.repository is not None:
         args.repo = options.repository

@@ -9,6 +9,7 @@ import select
 from cfsfuse import mounts, runtime
 from cfsrepo.errors import MountError, UsageError, printable
 from cfsrepo.mounttable import Mount
+from cfstools import kernelmounting
 
 # Seconds for a server to end after its mount is gone.
 _PATIENCE = 10.0
@@ -55,8 +56,12 @@ def _unmount(mount: Mount, *, lazy: bool) -> None:
     point = os.fsdecode(mount.mount_point)
     server = next((record for record in runtime.records() if record.mount_point == point), None)
     mounts.unmount(mount.mount_point, lazy=lazy or mounts.is_dead(mount))
-    if server is not None and not lazy:
+    if lazy:
+        return
+    if server is not None:
         _await_end(server.pid)
+    elif mount.fstype == "overlay":
+        kernelmounting.unpin(mount)
 
 
 def _await_end(pid: int) -> None:
