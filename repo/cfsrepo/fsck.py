@@ -304,7 +304,7 @@ class _Checker:
             self.bad_object(digest, Kind.UNREADABLE, str(error.strerror), content_id)
         except CfsError as error:
             # The digest decides whether the object is damaged or was never a stream.
-            if _content_state(self.store, digest) is None:
+            if content_state(self.store, digest) is None:
                 self.problem(Kind.BAD_STREAM, f"streams/{content_id}", str(error))
             else:
                 self.bad_object(digest, Kind.DAMAGED, stream=content_id)
@@ -344,7 +344,7 @@ class _Checker:
                     self.bad_object(ref, Kind.MISSING)
                 elif actual != size:
                     # Whose fault it is, the digest says.
-                    state = _content_state(self.store, ref)
+                    state = content_state(self.store, ref)
                     if state is not None:
                         self.bad_object(ref, *state)
                     else:
@@ -360,7 +360,7 @@ class _Checker:
     ) -> tuple[Kind | None, str, dict[bytes, int]]:
         """What is wrong with an image file, and its files' objects with sizes."""
         image_id, digest = item
-        state = _content_state(self.store, digest)
+        state = content_state(self.store, digest)
         if state is not None:
             return *state, {}
         try:
@@ -474,8 +474,8 @@ def _paths(repository: Repository, image_id: str, wanted: set[bytes]) -> dict[by
         return {}
 
 
-def _content_state(store: ObjectStore, digest: bytes) -> tuple[Kind, str] | None:
-    """What is wrong with an object's content; None when it is good."""
+def content_state(store: ObjectStore, digest: bytes) -> tuple[Kind, str] | None:
+    """What is wrong with an object (missing, damaged, unreadable); None when it is good."""
     _, bad = _check_group(store, [digest], False, False)
     return bad[0][1:] if bad else None
 

@@ -7,8 +7,9 @@ import json
 import sys
 
 from cfsrepo import fsck
-from cfsrepo.errors import EXIT_FOUND, EXIT_OK, printable
+from cfsrepo.errors import EXIT_FOUND, EXIT_OK, UsageError, printable
 from cfsrepo.fsck import Checked, Need, Problem
+from cfsrepo.repair import Repaired, repair
 from cfstools.context import open_repository
 from cfstools.progressbar import progress_for
 from cfstools.table import amount
@@ -28,9 +29,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     depth.add_argument(
         "--deep", action="store_true", help="read files too that the kernel protects"
     )
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="make again what is damaged or missing, move to quarantine what cannot be",
+    )
+    parser.add_argument(
+        "--from",
+        dest="sources",
+        metavar="SOURCE",
+        action="append",
+        default=[],
+        help="for --repair: oci:DIR[:REF] or another repository; can be given several times",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.sources and not args.repair:
+        raise UsageError("--from is for --repair")
+    progress = progress_for(sys.stderr)
     with open_repository(args, check_policy=False) as repository:
         images = [repository.resolve(name) for name in args.images] or None
         checked = fsck.check(
@@ -38,13 +55,41 @@ def run(args: argparse.Namespace) -> int:
             images,
             metadata_only=args.metadata_only,
             deep=args.deep,
-            progress=progress_for(sys.stderr),
+            progress=progress,
         )
+        repaired = None
+        if args.repair and not checked.clean:
+            repaired = repair(repository, checked, args.sources, progress)
     if args.json:
-        print(json.dumps(_record(checked), indent=2))
+        record = _record(checked)
+        if repaired is not None:
+            record["repair"] = _repair_record(repaired)
+        print(json.dumps(record, indent=2))
     else:
         _print(checked, args.verbose)
-    return EXIT_OK if checked.clean else EXIT_FOUND
+        if repaired is not None:
+            _print_repaired(repaired)
+    clean = checked.clean if repaired is None else not repaired.left
+    return EXIT_OK if clean else EXIT_FOUND
+
+
+def _print_repaired(repaired: Repaired) -> None:
+    for path in repaired.quarantined:
+        print(printable(f"{path}: moved to quarantine"))
+    for problem in repaired.left:
+        print(printable(f"{problem.path}: not repaired ({problem.kind})"))
+    print(
+        f"repaired {len(repaired.restored)}, moved {len(repaired.quarantined)} to quarantine, "
+        f"{len(repaired.left)} not repaired"
+    )
+
+
+def _repair_record(repaired: Repaired) -> dict[str, object]:
+    return {
+        "restored": repaired.restored,
+        "quarantined": repaired.quarantined,
+        "left": [problem_record(problem) for problem in repaired.left],
+    }
 
 
 def _print(checked: Checked, verbose: bool) -> None:
