@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cfsrepo import fsverity
 from cfsrepo.errors import CfsError, DigestMismatchError, InputError, NotFoundError, UsageError
 from cfsrepo.oci import workers
 from cfsrepo.oci.documents import LAYER_TYPES
@@ -151,6 +152,40 @@ def test_a_layer_whose_object_is_lost_is_imported_again(
     os.unlink(f"{repo.path}/streams/../objects/{digest.hex()[:2]}/{digest.hex()[2:]}")
     again = pull(repo, builder.source(), "name")
     assert (again.image_id, again.new_layers) == (first.image_id, 1)
+
+
+def test_a_lost_object_comes_back(repo: Repository, builder: LayoutBuilder) -> None:
+    builder.image(GOOD)
+    pull(repo, builder.source(), "name")
+    (digest,) = repo.open_stream("oci-layer-" + sha256(GOOD)).object_refs
+    os.unlink(f"{repo.path}/objects/{digest.hex()[:2]}/{digest.hex()[2:]}")
+    assert pull(repo, builder.source(), "name").new_layers == 1
+    assert repo.objects.read(digest) == b"x" * 5000
+
+
+@pytest.mark.parametrize("stored", [1, 100, 5000])
+@pytest.mark.parametrize("size", [5000, 3 << 20])
+def test_sparse_files(stored: int, size: int, repo: Repository, builder: LayoutBuilder) -> None:
+    """The image has the whole file, and the layer keeps its object from collection."""
+    data = os.urandom(stored)
+    pax = {b"GNU.sparse.map": b"%d,%d" % (size - stored, stored), b"GNU.sparse.size": b"%d" % size}
+    layer = base(member(b"f", data, pax=pax))
+    builder.image(layer)
+    found = pull(repo, builder.source(), "name")
+    whole = fsverity.digest(bytes(size - stored) + data)
+    assert whole in repo.open_stream("oci-layer-" + sha256(layer)).object_refs
+    assert repo.objects.size(whole) == size
+    with repo.open_image(found.image_id) as image:
+        assert whole in image[:]
+    assert content(repo, repo.open_stream("oci-layer-" + sha256(layer))) == layer
+
+
+def test_small_sparse_files(repo: Repository, builder: LayoutBuilder) -> None:
+    pax = {b"GNU.sparse.map": b"3,1,10,2", b"GNU.sparse.size": b"60"}
+    builder.image(base(member(b"f", b"abc", pax=pax)))
+    found = pull(repo, builder.source(), "name")
+    with repo.open_image(found.image_id) as image:
+        assert bytes(3) + b"a" + bytes(6) + b"bc" + bytes(48) in image[:]
 
 
 def test_no_layers_at_all(repo: Repository, builder: LayoutBuilder) -> None:

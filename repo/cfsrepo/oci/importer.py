@@ -149,11 +149,17 @@ def import_image(
 
 
 def _known_layers(repo: Repository, config: ImageConfig) -> dict[str, bytes]:
-    """The layers that the repository has: diff id -> digest of the split stream."""
+    """The layers that the repository has, whole: diff id -> digest of the split stream.
+
+    One whose objects are not all there is left out, so that pulling again brings them back.
+    """
     known = {}
     for diff_id in config.diff_ids:
         digest = repo.stream_id(LAYER_PREFIX + diff_id)
-        if digest is not None and repo.objects.has(digest):
+        if digest is None or not repo.objects.has(digest):
+            continue
+        stream = SplitStream.parse(_map_object(repo, digest), LAYER_PREFIX + diff_id)
+        if all(map(repo.objects.has, stream.object_refs)):
             known[diff_id] = digest
     return known
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import queue
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,9 +22,10 @@ from cfsrepo.errors import DigestMismatchError, InputError
 from cfsrepo.objects import ObjectStore
 from cfsrepo.oci.decompress import decompress
 from cfsrepo.oci.documents import LAYER_TYPES
+from cfsrepo.oci.layers import expand
 from cfsrepo.oci.layout import Blob
-from cfsrepo.oci.merge import INLINE_MAX
-from cfsrepo.splitstream import OCI_LAYER, SplitStreamWriter
+from cfsrepo.oci.merge import INLINE_MAX, Content
+from cfsrepo.splitstream import OCI_LAYER, Digest, SplitStreamWriter
 from cfsrepo.tarfields import BLOCK
 from cfsrepo.tarstream import TarStream
 
@@ -65,21 +65,26 @@ def import_layer(
     with _Feed(blob, diff_id) as feed:
         stream = TarStream(feed.chunks(report), blob.name, on_header=take_header)
         while (member := stream.next()) is not None:
-            if not member.stored:
-                continue
+            content: Content = None
             data = stream.take_data()
-            if member.stored > INLINE_MAX and member.kind == stat.S_IFREG:
+            if member.stored > INLINE_MAX:
                 if data is not None:
-                    digest = objects.put(data)
+                    content = Digest(objects.put(data))
                 else:
                     with objects.writer() as out:
                         for piece in stream.read_data():
                             out.write(piece)
-                        digest = out.commit()
-                writer.external(digest, member.stored)
+                        content = Digest(out.commit())
+                writer.external(content, member.stored)
                 files += 1
-            else:
-                writer.inline(b"".join(stream.read_data()) if data is None else data)
+            elif member.stored:
+                content = b"".join(stream.read_data()) if data is None else data
+                writer.inline(content)
+            if member.sparse is not None:
+                # The image will need the whole file, which is no literal part of the archive.
+                whole = expand(content, member.sparse, member.size, objects)
+                if isinstance(whole, Digest):
+                    writer.keep(whole)
     with objects.writer() as out:
         writer.finish_to(out.write)
         return StoredLayer(out.commit(), feed.size, files)

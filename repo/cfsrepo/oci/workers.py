@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import cast
 
+from cfsrepo import linux
 from cfsrepo.errors import CfsError, SystemFailure
 from cfsrepo.objects import ObjectStore
 from cfsrepo.oci.documents import Descriptor
@@ -122,9 +123,9 @@ def _work(
     receiver: Connection,
 ) -> None:
     """What the process of a layer does: progress as numbers, then the result or an error."""
+    linux.die_with_parent()
     receiver.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so does its end
     try:
         with source.open_blob(job.descriptor) as blob:
             message: StoredLayer | BaseException = import_layer(
