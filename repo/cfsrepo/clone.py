@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cfsrepo import names, parallel
 from cfsrepo.errors import UsageError
@@ -31,7 +31,7 @@ class Cloned:
     """Image files made visible, new ones and those that were there."""
     objects: int = 0
     """Objects that the images need."""
-    ways: Counter[str] | None = None
+    ways: Counter[str] = field(default_factory=Counter)
     """How many of them by way: `present`, `reflink`, `hardlink`, `copy`."""
 
 
@@ -87,8 +87,7 @@ def _copy(
     roots = {content_id: streams[content_id] for content_id in manifests if content_id in streams}
     files = [images[image_id] for image_id in {*image_refs.values(), *alone} if image_id in images]
     marked = Marker(source).reach(roots, files)
-    result = Cloned(objects=len(marked.live), ways=Counter())
-    assert result.ways is not None
+    result = Cloned(objects=len(marked.live))
 
     groups: dict[int, list[bytes]] = {}
     for digest in marked.live:

@@ -107,7 +107,7 @@ class Repository:
                 if not _exists(fd, repometa.FILE_NAME):
                     if not made and os.listdir(fd):
                         raise UsageError(f"{path}: exists and is neither empty nor a repository")
-                    _write_policy(fd, verity)
+                    write_policy(fd, verity)
                     _write_meta(path, fd, meta, verity)
                     made = False
         finally:
@@ -429,7 +429,7 @@ def _exists(fd: int, name: str) -> bool:
     return True
 
 
-def _write_policy(fd: int, policy: VerityPolicy) -> None:
+def write_policy(fd: int, policy: VerityPolicy) -> None:
     """Record the policy, atomically."""
     make_directory(PRIVATE_DIRECTORY, fd)
     temporary = f"{_POLICY_FILE}.new"

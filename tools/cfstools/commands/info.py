@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 
-from cfsrepo import fsverity, linux, mounttable, pins, repometa
+from cfsrepo import fsverity, linux, mounttable, pins, repometa, verity
+from cfsrepo.fsverity import VerityPolicy
+from cfsrepo.objects import unsupported
 from cfsrepo.repository import Repository
 from cfstools.context import open_repository
 
@@ -23,14 +25,12 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for key, value in record.items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        print(f"{key.replace('_', ' ').capitalize() + ':':<16}{text or '-'}")
+        print(f"{key.replace('_', ' ').capitalize() + ':':<18}{text or '-'}")
     return 0
 
 
 def _record(repository: Repository) -> dict[str, object]:
     mount = mounttable.mount_of(repository.path)
-    with linux.opened(repometa.FILE_NAME, 0, dir_fd=repository.fd) as fd:
-        protected = fsverity.measure(fd, repository.algorithm) is not None
     features = repository.meta.features
     return {
         "repository": repository.path,
@@ -44,7 +44,7 @@ def _record(repository: Repository) -> dict[str, object]:
             *features.incompatible,
         ],
         "verity_policy": str(repository.policy),
-        "verity_enforced": "yes" if protected else "no",
+        "verity_in_force": _verity(repository),
         "writable": "yes" if repository.writable else "no",
         "images": len(repository.images()),
         "tags": len(repository.tags()),
@@ -54,6 +54,24 @@ def _record(repository: Repository) -> dict[str, object]:
         ),
         "pins": len(pins.live(repository)),
     }
+
+
+def _verity(repository: Repository) -> str:
+    """What the policy came to on this file system."""
+    with linux.opened(repometa.FILE_NAME, os.O_RDONLY, dir_fd=repository.fd) as fd:
+        protected = fsverity.measure(fd, repository.algorithm) is not None
+    if protected:
+        return "yes, required of every object"
+    if repository.policy is VerityPolicy.OFF:
+        return "no, switched off"
+    if not repository.writable:
+        return "no" if repository.policy is VerityPolicy.REQUIRE else "not required"
+    if not verity.is_supported(repository):
+        error = unsupported(repository.path)
+        return f"no: {str(error).partition(': ')[2]} ({error.hint})"
+    if repository.policy is VerityPolicy.REQUIRE:
+        return "no: 'cfs verity enable' gives it back"
+    return "for new objects; 'cfs verity enable' protects all and requires it"
 
 
 def _listdir(repository: Repository, prefix: str) -> list[str]:

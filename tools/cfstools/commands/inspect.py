@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         ("Platform", info.platform or "-"),
         ("Created", info.created or "-"),
         ("Image file", amount(info.image_size)),
+        ("Packed", f"{amount(info.packed_size)} in {len(info.layers)} layers"),
     ):
         print(f"{key + ':':<12}{value}")
     for number, layer in enumerate(info.layers):
@@ -63,6 +64,7 @@ def _record(info: ImageInfo, tags: list[str]) -> dict[str, object]:
         "names": tags,
         "image_id": info.image.image_id,
         "image_size": info.image_size,
+        "packed_size": info.packed_size,
         "manifest_digest": info.image.manifest_digest,
         "config_digest": info.image.config_digest,
         "platform": info.platform or None,

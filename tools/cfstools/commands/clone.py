@@ -1,0 +1,68 @@
+"""`cfs clone SRC DST [IMAGE...]`: copy images to another repository, sharing their data."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from cfsrepo.clone import clone
+from cfsrepo.errors import UsageError
+from cfsrepo.fsverity import VerityPolicy
+from cfsrepo.objects import Ways
+from cfsrepo.repository import Repository
+from cfstools.progressbar import progress_for
+
+_SHARING = {
+    "auto": (True, True),
+    "reflink": (True, False),
+    "hardlink": (False, True),
+    "copy": (False, False),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="a repository")
+    parser.add_argument(
+        "target", metavar="DST", help="another one, made with the same algorithm if missing"
+    )
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="*", help="these only (default: all with a name)"
+    )
+    parser.add_argument(
+        "--share",
+        choices=list(_SHARING),
+        default="auto",
+        help="how files may share their data: reflink, else hard link, else copied (auto); "
+        "what the file system cannot do is copied",
+    )
+    parser.add_argument(
+        "--verity",
+        choices=[str(policy) for policy in VerityPolicy],
+        help="policy of a target that is made (default: the source's)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if os.path.realpath(args.source) == os.path.realpath(args.target):
+        raise UsageError(f"{args.target}: is the source itself")
+    with Repository.open(args.source) as source:
+        images = [source.resolve(name) for name in args.images] or None
+        with _open_target(args, source) as target:
+            result = clone(
+                source,
+                target,
+                images,
+                ways=Ways(*_SHARING[args.share]),
+                progress=progress_for(sys.stderr),
+            )
+    ways = ", ".join(f"{count} {way}" for way, count in sorted(result.ways.items()))
+    print(f"{result.images} images, {result.objects} objects" + (f": {ways}" if ways else ""))
+    return 0
+
+
+def _open_target(args: argparse.Namespace, source: Repository) -> Repository:
+    if os.path.exists(os.path.join(args.target, "meta.json")):
+        return Repository.open(args.target)
+    policy = VerityPolicy(args.verity) if args.verity else source.policy
+    return Repository.init(args.target, algorithm=source.algorithm, verity=policy)

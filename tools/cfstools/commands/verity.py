@@ -1,0 +1,58 @@
+"""`cfs verity status|enable`: how far the kernel protects the repository, and making it so."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from cfsrepo import verity
+from cfsrepo.errors import EXIT_FOUND, EXIT_OK
+from cfsrepo.fsverity import VerityPolicy
+from cfsrepo.objects import unsupported
+from cfsrepo.verity import Protection
+from cfstools.context import open_repository
+from cfstools.progressbar import progress_for
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action",
+        choices=["status", "enable"],
+        help="status: ask the kernel about every object; "
+        "enable: protect every object in place, then require fs-verity from then on",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    with open_repository(args, check_policy=False) as repository:
+        if args.action == "enable":
+            found = verity.enable(repository, progress=progress_for(sys.stderr))
+        else:
+            found = verity.status(repository)
+        hint = None if found.supported else unsupported(repository.path).hint
+    if args.json:
+        print(json.dumps(_record(found), indent=2))
+    else:
+        print(f"policy:      {found.policy}")
+        print(f"supported:   {'yes' if found.supported else f'no ({hint})'}")
+        print(f"meta.json:   {'protected' if found.meta else 'not protected'}")
+        print(f"objects:     {found.protected} protected, {found.unprotected} not")
+        for path in found.damaged:
+            print(f"{path}: damaged")
+    met = not found.damaged
+    if found.policy is VerityPolicy.REQUIRE:
+        met = met and found.meta and not found.unprotected
+    return EXIT_OK if met else EXIT_FOUND
+
+
+def _record(found: Protection) -> dict[str, object]:
+    return {
+        "policy": str(found.policy),
+        "supported": found.supported,
+        "meta_protected": found.meta,
+        "protected": found.protected,
+        "unprotected": found.unprotected,
+        "damaged": found.damaged,
+    }
