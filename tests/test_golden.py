@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import re
 from pathlib import Path
 
@@ -24,9 +25,10 @@ REFUSED = sorted(path.name for path in GOLDEN.glob("should-fail-*.dump"))
 
 
 def load(name: str) -> Inode:
-    opener = gzip.open if name.endswith(".gz") else open
-    with opener(GOLDEN / name, "rb") as stream:
-        return read_dump(stream, name)
+    data = (GOLDEN / name).read_bytes()
+    if name.endswith(".gz"):
+        data = gzip.decompress(data)
+    return read_dump(io.BytesIO(data), name)
 
 
 def versions(name: str) -> tuple[int, int]:
