@@ -34,6 +34,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "unpin": ("unpin", "take a pin off again"),
     "gc": ("gc", "remove what no name, pin or mount needs"),
     "fsck": ("fsck", "check the repository, and repair it"),
+    "du": ("du", "show what images cost and share"),
+    "diff": ("diff", "compare two images or directories"),
     "clone": ("clone", "copy images to another repository"),
     "verity": ("verity", "show or enable the kernel's protection (fs-verity)"),
     "info": ("info", "show what the repository is"),

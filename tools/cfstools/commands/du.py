@@ -1,0 +1,77 @@
+"""`cfs du [IMAGE...]`: what images cost, what they share, what a collection would free."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from cfsrepo.du import ImageUsage, Usage, usage
+from cfstools.context import open_repository
+from cfstools.table import amount, print_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", metavar="IMAGE", nargs="*", help="only these (default: all)")
+    parser.add_argument("--json", action="store_true", help="print a JSON object, sizes in bytes")
+
+
+def run(args: argparse.Namespace) -> int:
+    with open_repository(args) as repository:
+        wanted = {repository.resolve(name).image_id for name in args.images}
+        result = usage(repository)
+    images = [found for found in result.images if not wanted or found.image.image_id in wanted]
+    if args.json:
+        print(json.dumps(_record(result, images), indent=2))
+        return 0
+    print_table(
+        ("NAME", "IMAGE ID", "FILES", "APPARENT", "DISK", "UNIQUE", "SHARED"),
+        [
+            (
+                ", ".join(found.names) or "-",
+                found.image.image_id[:12],
+                str(found.files),
+                *(amount(n) for n in (found.apparent, found.disk, found.unique, found.shared)),
+            )
+            for found in images
+        ],
+        right="  >>>>>",
+    )
+    if not wanted:
+        print()
+        for label, size in (
+            ("of one image", result.unique),
+            ("of several", result.shared),
+            ("kept otherwise", result.other),
+            ("a collection frees", result.garbage),
+            ("objects in all", result.disk),
+            ("beside objects", result.private),
+        ):
+            print(f"{label + ':':<20}{amount(size):>12}")
+    return 0
+
+
+def _record(result: Usage, images: list[ImageUsage]) -> dict[str, object]:
+    return {
+        "images": [
+            {
+                "names": found.names,
+                "image_id": found.image.image_id,
+                "manifest_digest": found.image.manifest_digest,
+                "files": found.files,
+                "apparent": found.apparent,
+                "disk": found.disk,
+                "unique": found.unique,
+                "shared": found.shared,
+            }
+            for found in images
+        ],
+        "repository": {
+            "objects": result.objects,
+            "disk": result.disk,
+            "unique": result.unique,
+            "shared": result.shared,
+            "other": result.other,
+            "garbage": result.garbage,
+            "private": result.private,
+        },
+    }
