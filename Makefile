@@ -21,7 +21,7 @@ lint: setup
 	.venv/bin/ruff check $(PYTHON_SOURCES)
 	.venv/bin/ruff format --check $(PYTHON_SOURCES)
 	.venv/bin/mypy
-	MYPYPATH=tools .venv/bin/mypy tools/*.py tools/bench/*.py
+	MYPYPATH=tools:tools/bench .venv/bin/mypy tools/*.py tools/bench/*.py
 	MYPYPATH=vm-tests:tools .venv/bin/mypy vm-tests/run.py
 
 format: setup
