@@ -258,12 +258,21 @@ class Server:
         except (OSError, CfsError) as error:
             self._fail(request, error)
             return
+        except Exception:
+            # A defect here must not leave somebody waiting for ever.
+            log.exception("request %s of inode %d", _name(request.opcode), request.nodeid)
+            self._reply_error(request, errno.EIO)
+            return
         if body is not None:
             self._reply(request, body)
 
     def _reply(self, request: Request, body: Body) -> None:
         header = OUT_HEADER.pack(OUT_HEADER.size + len(body), 0, request.unique)
-        self._send(header, body)
+        try:
+            self._send(header, body)
+        except OSError as error:
+            log.error("reply to %s of inode %d: %s", _name(request.opcode), request.nodeid, error)
+            self._reply_error(request, errno.EIO)
 
     def _reply_error(self, request: Request, code: int) -> None:
         self._send(protocol.error_reply(request.unique, code))
@@ -453,7 +462,10 @@ def _signals_blocked() -> Iterator[None]:
 
 @contextmanager
 def _raising_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT raise `_Terminated` in the main thread."""
+    """SIGTERM and SIGINT raise `_Terminated` in the main thread, if this is it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def terminate(number: int, _frame: object) -> NoReturn:
         log.info("ending on %s", signal.Signals(number).name)
