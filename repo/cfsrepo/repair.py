@@ -61,10 +61,12 @@ def repair(
     repository.check_writable()
     progress = progress or NoProgress()
     work = _Repair(repository, checked, progress)
-    for source in sources:
-        if not work.finished():
-            work.take_from(source)
-    return work.conclude()
+    while True:
+        for source in sources:
+            if not work.finished():
+                work.take_from(source)
+        if not work.look_again():
+            return work.conclude()
 
 
 class MendingStore(ObjectStore):
@@ -166,6 +168,19 @@ class _Repair:
             self.store.is_bad(digest) for digest in list(self.store.bad)
         )
 
+    def look_again(self) -> bool:
+        """Find what streams and images need that came back; whether there is anything new."""
+        known = self.checked.bad_objects()
+        back = {digest for digest in known if not self.store.is_bad(digest)}
+        containers = {*self.repository.streams().values(), *self.repository.images().values()}
+        if not back & containers:
+            return False
+        found = fsck.check(self.repository, metadata_only=True)
+        new = [p for p in found.problems if p.digest is not None and p.digest not in known]
+        self.checked.problems += new
+        self.store.bad |= self.checked.bad_objects() - known
+        return bool(self.checked.bad_objects() - known)
+
     # --- sources ---------------------------------------------------------------------------------
 
     def take_from(self, source: str) -> None:
@@ -180,23 +195,29 @@ class _Repair:
         reference = parse_reference(source)
         with Layout(reference.directory) as layout:
             for descriptor in self.descriptors(layout, reference.ref):
-                data, manifest = layout.manifest(descriptor)
+                if self.finished():
+                    return
                 with _View(self.repository, self.store, self.bad_links) as view:
-                    # Which extended attributes it was made with, only the result tells.
-                    for number, mode in enumerate(XattrMode):
-                        if self.finished():
-                            return
-                        view.any_image = number == len(XattrMode) - 1
-                        importer.import_image(
-                            view,
-                            layout,
-                            data,
-                            manifest,
-                            descriptor.digest,
-                            "repair",
-                            xattrs=mode,
-                            progress=self.progress,
-                        )
+                    self.import_again(view, layout, descriptor)
+
+    def import_again(self, view: _View, layout: Layout, descriptor: Descriptor) -> None:
+        """Import an image so that it comes out as it was; only the result tells how it was made."""
+        data, manifest = layout.manifest(descriptor)
+        # At the end, whatever image comes out is better than none.
+        for mode, any_image in (*((mode, False) for mode in XattrMode), (XattrMode.OCI, True)):
+            view.any_image = any_image
+            made = importer.import_image(
+                view,
+                layout,
+                data,
+                manifest,
+                descriptor.digest,
+                "repair",
+                xattrs=mode,
+                progress=self.progress,
+            )
+            if made.image_id in self.repository.images():
+                return
 
     def descriptors(self, layout: Layout, ref: str | None) -> list[Descriptor]:
         """The manifests of the layout that are images of this repository."""
