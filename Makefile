@@ -1,15 +1,17 @@
 # make demo [IMAGE=oci:/path:tag]   pull an image, look into it without root
 # make test [PYTEST_ARGS=...]       the whole test suite
-# Both set up what is missing first; tools/setup says what that is.
+# make fuzz [FUZZ_ARGS=...]         a minute of fuzzing for each parser of hostile bytes
+# All set up what is missing first; tools/setup says what that is.
 
 IMAGE =
 PYTEST_ARGS =
 BENCH_ARGS =
+FUZZ_ARGS =
 VM_ARGS =
 VM_KERNEL = stable
 PYTHON_SOURCES = cfsfuse repo tools tests vm-tests
 
-.PHONY: demo test lint format bench vm-test setup clean
+.PHONY: demo test lint format bench fuzz vm-test setup clean
 
 demo: setup
 	@tools/demo $(IMAGE)
@@ -31,6 +33,10 @@ format: setup
 bench: setup
 	@tools/setup --peers
 	@tools/in-reach .venv/bin/python tools/bench/run.py $(BENCH_ARGS)
+
+fuzz: setup
+	@.venv/bin/python -c 'import atheris' 2>/dev/null || .venv/bin/pip install -q -e '.[fuzz]'
+	@.venv/bin/python tests/fuzz/run.py $(FUZZ_ARGS)
 
 vm-test: setup
 	@tools/setup --vm
