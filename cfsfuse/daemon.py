@@ -89,6 +89,8 @@ def _detach(serve: Callable[[Ready], None], log_fd: int, sender: int) -> NoRetur
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         _close_descriptors(log_fd, sender)
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
         code = _serve(serve, sender)
     except BaseException:  # noqa: BLE001 - there is nobody left to raise it to
         traceback.print_exc()
