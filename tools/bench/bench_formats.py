@@ -1,0 +1,69 @@
+"""Dump to image and back, beside composefs's own programs (or cfsctl's of those names)."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+
+from measure import Contender, Row, compare, program, scratch_directory
+
+SUBJECT = "formats"
+DESCRIPTION = "images from dumps of an operating system, 100,000 and 1,000,000 entries, and back"
+WRITE_TARGET = 8.0
+DUMP_TARGET = 8.0
+
+CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SOURCE = os.path.join(CHECKOUT, "tests", "golden", "cs9-x86_64-minimal.dump.gz")
+
+
+def dump_lines(entries: int) -> Iterator[bytes]:
+    """The dump of a real system, in as many copies side by side as it takes.
+
+    The objects of each copy are its own, as those of other systems would be.
+    """
+    with gzip.open(SOURCE) as stream:
+        root, *lines = stream.read().splitlines()
+    yield root
+    left = entries - 1
+    for copy in range(entries):
+        prefix = b"/%03d" % copy
+        for line in [prefix + root[1:], *(prefix + line for line in lines)]:
+            if not left:
+                return
+            left -= 1
+            fields = line.split(b" ")
+            if fields[2].startswith(b"@"):
+                fields[8] = prefix + fields[8]
+            elif len(fields[10]) == 64:
+                digest = b"%02x" % (copy + 1) + fields[10][2:]
+                fields[8], fields[10] = digest[:2] + b"/" + digest[2:], digest
+            yield b" ".join(fields)
+
+
+def run(rounds: int) -> list[Row]:
+    """The rows of this subject."""
+    mkcomposefs, info = program("mkcomposefs"), program("composefs-info")
+    cfs = [sys.executable, "-m", "cfstools"]
+    rows: list[Row] = []
+    with scratch_directory("formats") as scratch:
+        dump, image = os.path.join(scratch, "dump"), os.path.join(scratch, "image")
+        for entries in (100_000, 1_000_000):
+            with open(dump, "wb") as file:
+                file.writelines(line + b"\n" for line in dump_lines(entries))
+            size = f"{entries:,} entries"
+            make = ["--from-file", dump, image]
+            ours = Contender("cfs", lambda make=make: [*cfs, "mkcomposefs", *make])
+            peer = Contender("mkcomposefs", lambda make=make: [mkcomposefs, *make])
+            rows += compare(SUBJECT, f"image of {size}", ours, peer, rounds, WRITE_TARGET)
+            ours = Contender("cfs", lambda: quiet([*cfs, "composefs-info", "dump", image]))
+            peer = Contender("composefs-info", lambda: quiet([info, "dump", image]))
+            rows += compare(SUBJECT, f"dump of {size}", ours, peer, rounds, DUMP_TARGET)
+    return rows
+
+
+def quiet(command: list[str]) -> list[str]:
+    """`command` with its output thrown away by the kernel, not read by us."""
+    return ["sh", "-c", f"exec {shlex.join(command)} > /dev/null"]
