@@ -199,6 +199,6 @@ def same_time(meta: Meta, sec: int, nsec: int) -> bool:
     """
     if (sec, nsec) == (meta.mtime_sec, meta.mtime_nsec):
         return True
-    clamped_up = meta.mtime_sec < sec <= _CLAMP_LOW
+    clamped_up = meta.mtime_sec <= sec <= _CLAMP_LOW
     clamped_down = meta.mtime_sec >= sec >= _CLAMP_HIGH
     return nsec == 0 and (clamped_up or clamped_down)

@@ -199,7 +199,10 @@ class TreeWriter(AbstractContextManager["TreeWriter"]):
 
     def _finish(self, fd: int, inode: Inode, mode: int, path: bytes) -> None:
         """Record, rights and time of what is complete."""
-        record = meta.encode(Meta.of(inode))
+        try:
+            record = meta.encode(Meta.of(inode))
+        except LimitError as error:
+            raise LimitError(f"{self._shown(path)}: {error}") from error
         try:
             os.setxattr(fd, meta.NAME, record)
         except OSError as error:

@@ -27,7 +27,7 @@ from cfsrepo.image import load_tree
 from cfsrepo.objects import ObjectStore, digest_from_path
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.repository import Repository
-from cfsrepo.tree import Inode
+from cfsrepo.tree import Inode, walk
 from cfsrepo.treescan import Scan
 from cfsrepo.treewriter import TreeWriter
 
@@ -116,7 +116,20 @@ def load_image(repo: Repository, image: str) -> Inode:
     """The tree of the image `image` of `repo`."""
     found = repo.resolve(image)
     with repo.open_image(found.image_id) as data:
-        return load_tree(ErofsImage(data, found.name))
+        root = load_tree(ErofsImage(data, found.name))
+    for _, inode in walk(root):
+        if inode.entries and inode.xattrs and any(map(_is_whiteout, inode.entries.values())):
+            # The image's maker adds these to the directory of a whiteout, and will again.
+            kept = {key: value for key, value in inode.xattrs.items() if (key, value) not in _ADDED}
+            inode.xattrs = kept or None
+    return root
+
+
+_ADDED: Final = frozenset({(b"trusted.overlay.opaque", b"x"), (b"user.overlay.opaque", b"x")})
+
+
+def _is_whiteout(inode: Inode) -> bool:
+    return inode.is_whiteout
 
 
 def select(root: Inode, paths: Sequence[bytes]) -> Inode:
