@@ -1,17 +1,19 @@
 # make demo [IMAGE=oci:/path:tag]   pull an image, look into it without root
 # make test [PYTEST_ARGS=...]       the whole test suite
+# make campaign [CAMPAIGN_ARGS=...] kill commands, fill disks, crowd a repository; some minutes
 # make fuzz [FUZZ_ARGS=...]         a minute of fuzzing for each parser of hostile bytes
 # All set up what is missing first; tools/setup says what that is.
 
 IMAGE =
 PYTEST_ARGS =
 BENCH_ARGS =
+CAMPAIGN_ARGS =
 FUZZ_ARGS =
 VM_ARGS =
 VM_KERNEL = stable
 PYTHON_SOURCES = cfsfuse repo tools tests vm-tests
 
-.PHONY: demo test lint format bench fuzz vm-test setup clean
+.PHONY: demo test lint format bench campaign fuzz vm-test setup clean
 
 demo: setup
 	@tools/demo $(IMAGE)
@@ -24,6 +26,7 @@ lint: setup
 	.venv/bin/ruff format --check $(PYTHON_SOURCES)
 	.venv/bin/mypy
 	MYPYPATH=tools:tools/bench .venv/bin/mypy tools/*.py tools/bench/*.py
+	MYPYPATH=tools:tools/campaign .venv/bin/mypy tools/campaign/*.py
 	MYPYPATH=vm-tests:tools .venv/bin/mypy vm-tests/run.py
 
 format: setup
@@ -33,6 +36,9 @@ format: setup
 bench: setup
 	@tools/setup --peers
 	@tools/in-reach .venv/bin/python tools/bench/run.py $(BENCH_ARGS)
+
+campaign: setup
+	@tools/in-reach .venv/bin/python tools/campaign/run.py $(CAMPAIGN_ARGS)
 
 fuzz: setup
 	@.venv/bin/python -c 'import atheris' 2>/dev/null || .venv/bin/pip install -q -e '.[fuzz]'

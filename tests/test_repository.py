@@ -63,6 +63,15 @@ def test_init_refuses_a_directory_with_other_things(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["something"]
 
 
+def test_init_goes_on_after_one_that_was_killed(tmp_path: Path) -> None:
+    Repository.init(str(tmp_path)).close()
+    os.rename(tmp_path / "meta.json", tmp_path / "meta.json.new")
+    with pytest.raises(NotFoundError, match="no repository"):
+        Repository.open(str(tmp_path))
+    Repository.init(str(tmp_path)).close()
+    assert sorted(os.listdir(tmp_path)) == ["cfsfuse", "meta.json"]
+
+
 def test_init_takes_an_empty_directory(tmp_path: Path) -> None:
     Repository.init(str(tmp_path)).close()
     assert (tmp_path / "meta.json").exists()

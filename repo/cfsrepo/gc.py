@@ -66,14 +66,8 @@ def collect(
     marked = marker.mark()
     if dry_run:
         return _sweep(repository, marked, dry_run=True)
-    repository.check_writable()
-    if not linux.lock_exclusive(repository.fd, wait=False):
-        progress.message("waiting for others to close the repository")
-        linux.lock_exclusive(repository.fd)
-    try:
+    with repository.exclusive(progress.message):
         return _sweep(repository, marker.mark(), dry_run=False)
-    finally:
-        linux.lock_shared(repository.fd)
 
 
 def _sweep(repository: Repository, marked: Marked, *, dry_run: bool) -> Collected:

@@ -165,9 +165,11 @@ def syncfs(fd: int) -> None:
 
 
 @contextmanager
-def opened(path: str | bytes, flags: int, *, dir_fd: int | None = None) -> Iterator[int]:
+def opened(
+    path: str | bytes, flags: int, *, dir_fd: int | None = None, mode: int = 0o777
+) -> Iterator[int]:
     """A file descriptor for the length of a `with` block."""
-    fd = os.open(path, flags | os.O_CLOEXEC, dir_fd=dir_fd)
+    fd = os.open(path, flags | os.O_CLOEXEC, mode, dir_fd=dir_fd)
     try:
         yield fd
     finally:
@@ -177,9 +179,16 @@ def opened(path: str | bytes, flags: int, *, dir_fd: int | None = None) -> Itera
 # --- locks ---------------------------------------------------------------------------------------
 
 
-def lock_shared(fd: int) -> None:
-    """flock(2) shared; waits. A lock already held on `fd` is converted, not atomically."""
-    fcntl.flock(fd, fcntl.LOCK_SH)
+def lock_shared(fd: int, *, wait: bool = True) -> bool:
+    """flock(2) shared; False where `wait` is off and somebody else holds an exclusive lock.
+
+    A lock already held on `fd` is converted, not atomically.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH if wait else fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def lock_exclusive(fd: int, *, wait: bool = True) -> bool:

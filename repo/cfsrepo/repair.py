@@ -23,7 +23,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from cfsrepo import fsck, linux, names, refs
+from cfsrepo import fsck, names, refs
 from cfsrepo.errors import CfsError, NotFoundError, UsageError
 from cfsrepo.fsck import Checked, Kind, Problem
 from cfsrepo.mark import Marker
@@ -311,11 +311,8 @@ class _Repair:
         """Move what is bad out of the way, while nobody else has the repository open."""
         repository = self.repository
         repository.private_directory(_QUARANTINE)
-        if not linux.lock_exclusive(repository.fd, wait=False):
-            self.progress.message("waiting for others to close the repository")
-            linux.lock_exclusive(repository.fd)
         moved = []
-        try:
+        with repository.exclusive(self.progress.message):
             for problem in problems:
                 if problem.digest is not None:
                     if not self.store.is_bad(problem.digest):
@@ -329,6 +326,4 @@ class _Repair:
                         problem.path, target, src_dir_fd=repository.fd, dst_dir_fd=repository.fd
                     )
                     moved.append(problem.path)
-        finally:
-            linux.lock_shared(repository.fd)
         return moved

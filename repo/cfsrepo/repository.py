@@ -8,6 +8,7 @@
     streams/refs/oci/TAG     -> ../../oci-manifest-sha256:HEX: a tag, keeps all the image needs
     cfsfuse/                 what only this program knows; others ignore it
     cfsfuse/verity           the policy: require, try or off
+    cfsfuse/turnstile        empty; see "Locks"
 
 CONTENT_ID is `oci-manifest-DIGEST`, `oci-config-DIGEST`, `oci-layer-DIFFID` or `oci-blob-DIGEST`.
 A manifest's stream names its config's stream `config:DIGEST` and the layers' by diff id; a config's
@@ -16,7 +17,8 @@ version 2.
 
 Locks: flock on the directory, shared as long as the repository is open, exclusive while something
 is removed. So what was seen stays there until `close`. A long-lived reader (a mount) gives the lock
-back with `release_lock` and writes a pin instead.
+back with `release_lock` and writes a pin instead. Who waits for the exclusive lock holds the one of
+`cfsfuse/turnstile`, and who opens the repository then lets it go first, for a moment.
 
 Durability: objects first, then one syncfs, then the links that make them visible, then the tag.
 A process killed at any instant leaves a sound repository, possibly with garbage.
@@ -32,7 +34,8 @@ import errno
 import mmap
 import os
 import shutil
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -58,8 +61,13 @@ from cfsrepo.repometa import RepositoryMeta
 from cfsrepo.splitstream import SplitStream
 
 PRIVATE_DIRECTORY: Final = "cfsfuse"
+_TURNSTILE: Final = f"{PRIVATE_DIRECTORY}/turnstile"
+_TURNSTILE_WAIT: Final = 1.0  # seconds
+_TURNSTILE_POLL: Final = 0.005
 _POLICY_FILE: Final = f"{PRIVATE_DIRECTORY}/verity"
 _META_SIZE_MAX: Final = 1 << 20
+# What a killed `init` leaves in the directory.
+_INIT_LEFTOVERS: Final = frozenset({PRIVATE_DIRECTORY, f"{repometa.FILE_NAME}.new"})
 
 
 class Repository:
@@ -105,7 +113,7 @@ class Repository:
             with linux.opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
                 linux.lock_exclusive(fd)
                 if not _exists(fd, repometa.FILE_NAME):
-                    if not made and os.listdir(fd):
+                    if not made and set(os.listdir(fd)) - _INIT_LEFTOVERS:
                         raise UsageError(f"{path}: exists and is neither empty nor a repository")
                     write_policy(fd, verity)
                     _write_meta(path, fd, meta, verity)
@@ -137,6 +145,7 @@ class Repository:
                 f"{path}: no such repository", hint=f"make it: cfs --repo {path} init"
             ) from None
         try:
+            _pass_turnstile(fd)
             linux.lock_shared(fd)
             meta, protected = _read_meta(path, fd)
             policy = _read_policy(path, fd)
@@ -174,6 +183,28 @@ class Repository:
         """Give the shared lock back, staying open: for a mount, which is kept by its pin."""
         linux.unlock(self.fd)
 
+    @contextlib.contextmanager
+    def exclusive(self, waiting: Callable[[str], object]) -> Iterator[None]:
+        """Hold the exclusive lock for a `with` block, then the shared one again.
+
+        The shared lock is given up while waiting: what was seen before has to be looked at again.
+        `waiting` is told when that takes time.
+        """
+        self.check_writable()
+        if not linux.lock_exclusive(self.fd, wait=False):
+            waiting("waiting for others to close the repository")
+            # Nobody may hold the one lock while waiting for the other.
+            linux.unlock(self.fd)
+            self.private_directory("")
+            flags = os.O_RDONLY | os.O_CREAT
+            with linux.opened(_TURNSTILE, flags, dir_fd=self.fd, mode=0o644) as turnstile:
+                linux.lock_exclusive(turnstile)
+                linux.lock_exclusive(self.fd)
+        try:
+            yield
+        finally:
+            linux.lock_shared(self.fd)
+
     def check_writable(self) -> None:
         """`RepositoryError` or `SystemFailure` where nothing may be written."""
         if reasons := self.meta.read_only_reasons:
@@ -188,7 +219,8 @@ class Repository:
         """The path of our own directory `cfsfuse/NAME`, made if missing."""
         self.check_writable()
         make_directory(PRIVATE_DIRECTORY, self.fd)
-        make_directory(f"{PRIVATE_DIRECTORY}/{name}", self.fd)
+        if name:
+            make_directory(f"{PRIVATE_DIRECTORY}/{name}", self.fd)
         return os.path.join(self.path, PRIVATE_DIRECTORY, name)
 
     # --- making visible --------------------------------------------------------------------------
@@ -391,6 +423,21 @@ class Repository:
         `NotFoundError` where there is none or more than one. The rules are `cfsrepo.names`'s.
         """
         return names.resolve(self, name)
+
+
+def _pass_turnstile(fd: int) -> None:
+    """Let a collector go first that waits for the exclusive lock, for a moment.
+
+    flock(2) knows no order: shared locks that overlap each other would keep it out for ever. The
+    wait is short, since whoever opens may be the one that the collector waits for.
+    """
+    try:
+        with linux.opened(_TURNSTILE, os.O_RDONLY, dir_fd=fd) as turnstile:
+            deadline = time.monotonic() + _TURNSTILE_WAIT
+            while not linux.lock_shared(turnstile, wait=False) and time.monotonic() < deadline:
+                time.sleep(_TURNSTILE_POLL)
+    except (FileNotFoundError, PermissionError):
+        return
 
 
 def link_digest(target: str, algorithm: Algorithm) -> bytes | None:

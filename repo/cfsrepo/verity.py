@@ -97,10 +97,7 @@ def enable(
         raise unsupported(repository.path)
     done: set[bytes] = set()
     damaged = _protect_all(repository, done, progress, workers)
-    if not linux.lock_exclusive(repository.fd, wait=False):
-        progress.message("waiting for others to close the repository")
-        linux.lock_exclusive(repository.fd)
-    try:
+    with repository.exclusive(progress.message):
         damaged += _protect_all(repository, done, progress, workers)
         if damaged:
             shown = ", ".join(sorted(damaged)[:3]) + (", ..." if len(damaged) > 3 else "")
@@ -113,8 +110,6 @@ def enable(
         with linux.opened(repometa.FILE_NAME, os.O_RDONLY, dir_fd=repository.fd) as fd:
             enable_when_idle(fd, repository.algorithm)
         repository.sync()
-    finally:
-        linux.lock_shared(repository.fd)
     return Protection(VerityPolicy.REQUIRE, True, True, protected=len(done))
 
 
