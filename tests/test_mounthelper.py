@@ -33,15 +33,18 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     [
         (
             ["image", "/mnt", "-o", "rw,repo=/r"],
-            ["mount", "-o", "rw,repo=/r", "--", "image", "/mnt"],
+            ["mount", "-o", "repo=/r", "--", "image", "/mnt"],
         ),
         (
             ["-v", "-o", "repo=/r", "-t", "cfs", "-n", "-s", "-N", "1", "image", "/mnt"],
             ["mount", "--verbose", "-o", "repo=/r", "--", "image", "/mnt"],
         ),
         (
-            ["image", "/mnt", "-o", "ro", "-o", "repo=/r\\,1"],
-            ["mount", "-o", "ro", "-o", "repo=/r\\,1", "--", "image", "/mnt"],
+            ["image", "/mnt", "-o", "ro,nofail", "-o", "rw,repo=/r\\,1"],
+            [
+                *("mount", "-o", "ro", "-o", "nofail", "-o", "repo=/r\\,1"),
+                *("--", "image", "/mnt"),
+            ],
         ),
     ],
 )

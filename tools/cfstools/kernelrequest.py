@@ -58,7 +58,7 @@ class Request:
 
 # Options that only one of the two kinds of mount has, by what they are called in `-o`.
 _KERNEL_KEYS: Final = frozenset(
-    {"kernel", "verity", "noverity", "digest", "upperdir", "workdir", "helper", "rw"}
+    {"kernel", "verity", "noverity", "digest", "upperdir", "workdir", "helper", "memory", "rw"}
 )
 _FUSE_KEYS: Final = frozenset(
     {
@@ -163,8 +163,10 @@ def _with_option(request: Request, word: str) -> Request:
     key, _, value = word.partition("=")
     if word in kernelmount.ATTRIBUTES:
         return replace(request, attributes=request.attributes | {word})
-    if word in ("ro", "rw"):
-        return replace(request, read_only=word == "ro", in_memory=word == "rw")
+    if word == "ro":
+        return replace(request, read_only=True)
+    if word in ("rw", "memory"):
+        return replace(request, in_memory=True, read_only=False)
     if word in ("verity", "noverity"):
         return replace(request, require_verity=word == "verity")
     if word in ("kernel", "suid", "dev", "exec", "atime") or is_ignored(word):

@@ -2,6 +2,9 @@
 
     IMAGE  DIR  cfs  repo=/path/to/repository,nosuid,nodev  0 0
 
+The mount is writable with `upperdir=` and `workdir=`, or with `memory`, unless `ro` is given; `rw`
+says nothing here, since mount(8) adds it to everything that has no `ro`.
+
 mount(8) calls `mount.cfs IMAGE DIR [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]` and wants its own
 exit codes: 1 for wrong usage, 32 for a mount that failed.
 """
@@ -36,8 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     if "-f" in given:
         return errors.EXIT_OK  # mount --fake: everything but the mount
     command = ["mount", *(["--verbose"] if "-v" in given else [])]
-    for text in options:
-        command += ["-o", text]
+    for word in split(options):
+        if word != "rw":
+            command += ["-o", word.replace(",", "\\,")]
     code = cli.main([*command, "--", *words])
     if code == errors.EXIT_USAGE:
         return _EXIT_USAGE

@@ -22,8 +22,9 @@ from vmhelpers import (
 from cfsrepo import kernelmount
 from cfsrepo.repository import Repository
 
-CONTENT = b"the content that the image promises\n" * 700
-OTHER = b"the content that an attacker wants\n!" * 700
+# No two blocks are alike: a block is found again on the disk.
+CONTENT = b"".join(b"the image promises line %06d\n" % number for number in range(1000))
+OTHER = b"".join(b"an attacker writes line %06d\n" % number for number in range(1000))
 assert len(CONTENT) == len(OTHER)
 
 

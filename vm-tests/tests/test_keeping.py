@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vmhelpers import USER, cfs, regular, small_repository
+from vmhelpers import USER, cfs, regular, run, small_repository
 
 CONTENT = b"content" * 1000
 
@@ -25,8 +25,6 @@ def test_a_mounted_image_is_kept(place: Path, mnt: str) -> None:
 
 
 def test_a_mount_moved_elsewhere_is_kept(place: Path, mnt: str) -> None:
-    from vmhelpers import run
-
     small = small_repository(str(place / "repo"), {"file": regular(CONTENT)})
     elsewhere = place / "elsewhere"
     elsewhere.mkdir()

@@ -16,9 +16,10 @@ from vmlib import expected
 LAUNCHER = b"""\
 #!/usr/bin/python3
 import sys
-from cfstools.cli import main
+from cfstools.%s import main
 sys.exit(main())
 """
+PROGRAMS = {"cfs": b"cli", "mount.cfs": b"mounthelper"}
 
 
 def build(path: str, checkout: str, image: str, arguments: Sequence[str]) -> None:
@@ -55,7 +56,8 @@ def _add_wheel(tar: tarfile.TarFile, checkout: str) -> None:
         with zipfile.ZipFile(os.path.join(scratch, wheel)) as files:
             for name in files.namelist():
                 _add_file(tar, f"site/{name}", files.read(name), 0o644)
-    _add_file(tar, "bin/cfs", LAUNCHER, 0o755)
+    for program, module in PROGRAMS.items():
+        _add_file(tar, f"bin/{program}", LAUNCHER % module, 0o755)
 
 
 def _add_file(tar: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:

@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="options as in fstab: allow_other, allow_root, suid, dev, noexec, and those above as "
         "verify=, uid=, gid=, idmap=, subdir=, engine=, repo=, enforce_permissions; of a kernel "
-        "mount nosuid, nodev, noexec, rw, verity, noverity, digest=, upperdir=, workdir=, helper=",
+        "mount nosuid, nodev, noexec, rw, memory, verity, noverity, digest=, upperdir=, workdir=, "
+        "helper=",
     )
     kernelrequest.add_arguments(parser)
 
