@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import pytest
+import zstandard
 
 from cfsrepo.errors import DigestMismatchError, InputError, LimitError, NotFoundError, UsageError
 from cfsrepo.oci import documents, layout
@@ -14,6 +15,7 @@ from cfsrepo.oci.decompress import CHUNK, decompress
 from cfsrepo.oci.documents import Compression, Descriptor, Platform
 from cfsrepo.oci.layout import Layout, own_platform, read_document
 from cfsrepo.oci.reference import LayoutReference, parse_reference
+from cfsrepo.oci.zstdframes import FrameWalk
 from tests.oci_builder import (
     CONFIG_TYPE,
     INDEX_TYPE,
@@ -406,8 +408,38 @@ def test_bombs_come_in_small_pieces(pack: Any, compression: str) -> None:
         (b"no zstd at all, but long enough", Compression.ZSTD),
         (zstd(SAMPLE)[:-20] + bytes(20), Compression.ZSTD),
         (gzip(SAMPLE), Compression.ZSTD),
+        (zstd(SAMPLE)[:-1], Compression.ZSTD),
+        (zstd(SAMPLE)[:3], Compression.ZSTD),
+        (zstd(SAMPLE) + zstd(b"x")[:-1], Compression.ZSTD),
+        (zstd(SAMPLE) + b"\x50\x2a\x4d\x18\x05\0\0\0ski", Compression.ZSTD),
     ],
 )
 def test_damaged_streams(data: bytes, compression: Compression) -> None:
     with pytest.raises(InputError, match=f"blob: .*{compression}"):
         unpack(data, compression)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"write_checksum": True}, {"write_content_size": False}, {"level": 19}, {"level": -5}],
+)
+@pytest.mark.parametrize("content", [b"", b"x" * 400_000, os.urandom(300_000), SAMPLE])
+@pytest.mark.parametrize("piece", [1, 3, 1000, 1 << 20])
+def test_where_frames_end(settings: dict[str, Any], content: bytes, piece: int) -> None:
+    if piece < 1000:
+        content = content[:5000]
+    frame = zstandard.ZstdCompressor(**settings).compress(content)
+    walk = FrameWalk()
+    ends = []
+    data = frame + frame
+    for at in range(0, len(data), piece):
+        walk.feed(data[at : at + piece])
+        if walk.complete:
+            ends.append(min(at + piece, len(data)))
+    assert ends[-1] == len(data)
+    if piece == 1:
+        assert ends == [len(frame), len(data)]
+    for cut in (1, 2, 5):
+        walk = FrameWalk()
+        walk.feed(frame[:-cut])
+        assert not walk.complete

@@ -116,8 +116,18 @@ class TreeWriter(AbstractContextManager["TreeWriter"]):
     ) -> None:
         os.close(self.fd)
 
-    def write(self, root: Inode, progress: Progress, *, workers: int | None = None) -> None:
-        """Write `root`. OSError, LimitError (a record that does not fit) name the file."""
+    def write(
+        self,
+        root: Inode,
+        progress: Progress,
+        *,
+        workers: int | None = None,
+        before_directories: Callable[[], object] | None = None,
+    ) -> None:
+        """Write `root`. OSError, LimitError (a record that does not fit) name the file.
+
+        `before_directories` is called when all files are there and directories get their times.
+        """
         directories, files, links = self._plan(root)
         total = sum(len(group.entries) for group in files)
         task = "files"
@@ -131,6 +141,8 @@ class TreeWriter(AbstractContextManager["TreeWriter"]):
             progress.advance(task, sum(len(group.entries) for group in batch))
         for first, path in links:
             self._link(first, path)
+        if before_directories is not None:
+            before_directories()
         for path, inode in reversed(directories):
             self._finish_directory(path, inode)
         progress.finish(task)

@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "mounts": ("mounts", "list the mounts of images"),
     "checkout": ("checkout", "make an ordinary directory of an image, to edit without root"),
     "commit": ("commit", "make an image of such a directory"),
+    "unpack": ("unpack", "make such a directory of layers"),
     "meta": ("meta", "show, change, check the owners and rights that files of it have"),
     "dump": ("dump", "print an image as composefs-dump(5) text"),
     "import-dump": ("import_dump", "make an image from composefs-dump(5) text"),

@@ -15,6 +15,7 @@ import zstandard
 
 from cfsrepo.errors import InputError
 from cfsrepo.oci.documents import Compression
+from cfsrepo.oci.zstdframes import FrameWalk
 
 try:
     from isal import isal_zlib as _isal
@@ -22,7 +23,7 @@ except ImportError:
     _isal = None  # type: ignore[assignment]
 
 CHUNK = 1 << 20
-_GZIP_INPUT = 256 << 10
+_INPUT = 256 << 10
 _GZIP_WRAPPER = 16 + zlib.MAX_WBITS
 _WINDOW_MAX = 1 << 27
 _DECOMPRESSOR: Final[Any] = zlib if _isal is None else _isal
@@ -47,39 +48,45 @@ def decompress(source: Source, compression: Compression) -> Iterator[bytes]:
 
 
 def _gunzip(source: Source) -> Iterator[bytes]:
-    data = source.read(_GZIP_INPUT)
+    data = source.read(_INPUT)
     try:
         while data:
             member: Any = _DECOMPRESSOR.decompressobj(_GZIP_WRAPPER)
             while not member.eof:
-                if not data and not (data := source.read(_GZIP_INPUT)):
+                if not data and not (data := source.read(_INPUT)):
                     raise InputError(f"{source.name}: the gzip stream is cut off")
                 chunk = member.decompress(data, CHUNK)
                 data = member.unconsumed_tail
                 if chunk:
                     yield chunk
-            data = member.unused_data or source.read(_GZIP_INPUT)
+            data = member.unused_data or source.read(_INPUT)
     except _GZIP_ERRORS as error:
         raise InputError(f"{source.name}: a damaged gzip stream: {error}") from error
 
 
 def _unzstd(source: Source) -> Iterator[bytes]:
     decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_MAX)
+    packed = _Packed(source)
     reader = decompressor.stream_reader(
-        cast("IO[bytes]", _Readable(source)), read_size=_GZIP_INPUT, read_across_frames=True
+        cast("IO[bytes]", packed), read_size=_INPUT, read_across_frames=True
     )
     try:
         while chunk := reader.read(CHUNK):
             yield chunk
     except zstandard.ZstdError as error:
         raise InputError(f"{source.name}: a damaged zstd stream: {error}") from error
+    if not packed.frames.complete:
+        raise InputError(f"{source.name}: the zstd stream is cut off")
 
 
-class _Readable:
+class _Packed:
     """A `Source` as zstandard wants it."""
 
     def __init__(self, source: Source) -> None:
+        self.frames = FrameWalk()
         self._source = source
 
     def read(self, size: int = -1) -> bytes:
-        return self._source.read(_GZIP_INPUT if size < 0 else size)
+        data = self._source.read(_INPUT if size < 0 else size)
+        self.frames.feed(data)
+        return data

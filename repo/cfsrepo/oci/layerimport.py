@@ -11,17 +11,14 @@ Nothing here makes a layer visible; the result is an object that nothing refers 
 from __future__ import annotations
 
 import hashlib
-import queue
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from cfsrepo.errors import DigestMismatchError, InputError
 from cfsrepo.objects import ObjectStore
 from cfsrepo.oci.decompress import decompress
 from cfsrepo.oci.documents import LAYER_TYPES
+from cfsrepo.oci.feed import Feed
 from cfsrepo.oci.layers import expand
 from cfsrepo.oci.layout import Blob
 from cfsrepo.oci.merge import INLINE_MAX, Content
@@ -29,7 +26,6 @@ from cfsrepo.splitstream import OCI_LAYER, Digest, SplitStreamWriter
 from cfsrepo.tarfields import BLOCK
 from cfsrepo.tarstream import TarStream
 
-_QUEUE_SIZE = 4  # chunks between the threads
 _CHUNK_MAX = 8 << 20  # bytes of a split stream between two objects, before it is cut
 
 
@@ -62,7 +58,7 @@ def import_layer(
             writer.end_chunk()
         writer.inline(data)
 
-    with _Feed(blob, diff_id) as feed:
+    with Feed(_archive(blob, diff_id)) as feed:
         stream = TarStream(feed.chunks(report), blob.name, on_header=take_header)
         while (member := stream.next()) is not None:
             content: Content = None
@@ -90,86 +86,24 @@ def import_layer(
         return StoredLayer(out.commit(), feed.size, files)
 
 
-class _Feed:
-    """The thread that reads, checks and unpacks a blob. A context manager: leaving it ends it."""
-
-    def __init__(self, blob: Blob, diff_id: str) -> None:
-        self.size = 0
-        """Bytes of the archive so far."""
-        self._blob = blob
-        self._diff_id = diff_id
-        # A chunk and the blob's position, None at the end, or what went wrong.
-        self._queue: queue.Queue[tuple[bytes, int] | BaseException | None] = queue.Queue(
-            _QUEUE_SIZE
-        )
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="unpack", daemon=True)
-
-    def chunks(self, report: Callable[[int], object]) -> Iterator[bytes]:
-        """The archive. Ends only if blob and archive were what was promised."""
-        seen = 0
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            chunk, position = item
-            if position != seen:
-                report(position - seen)
-                seen = position
-            self.size += len(chunk)
-            yield chunk
-        report(self._blob.position - seen)
-
-    def _run(self) -> None:
-        try:
-            self._unpack()
-            item = None
-        except BaseException as error:  # noqa: BLE001 - raised again in the other thread
-            item = error
-        self._put(item)
-
-    def _unpack(self) -> None:
-        blob = self._blob
-        algorithm, _, wanted = self._diff_id.partition(":")
-        archive = hashlib.new(algorithm)
-        try:
-            for chunk in decompress(blob, LAYER_TYPES[blob.descriptor.media_type]):
-                archive.update(chunk)
-                if not self._put((chunk, blob.position)):
-                    return
-        except InputError:
-            # If the blob is not the one that was promised, that is the better explanation.
-            blob.finish()
-            raise
+def _archive(blob: Blob, diff_id: str) -> Iterator[tuple[bytes, int]]:
+    """The archive in `blob`, in chunks, each with the blob's position; ends only if blob and
+    archive were what was promised."""
+    algorithm, _, wanted = diff_id.partition(":")
+    archive = hashlib.new(algorithm)
+    try:
+        for chunk in decompress(blob, LAYER_TYPES[blob.descriptor.media_type]):
+            archive.update(chunk)
+            yield chunk, blob.position
+    except InputError:
+        # If the blob is not the one that was promised, that is the better explanation.
         blob.finish()
-        if archive.hexdigest() != wanted:
-            raise DigestMismatchError(
-                f"{blob.name}: unpacked it has the digest {algorithm}:{archive.hexdigest()}, "
-                f"but the configuration says {self._diff_id}",
-                hint="manifest and configuration do not belong together, or the layer was changed",
-            )
-
-    def _put(self, item: tuple[bytes, int] | BaseException | None) -> bool:
-        """Hand `item` over; False when nobody wants it any more."""
-        while not self._stopped:
-            try:
-                self._queue.put(item, timeout=1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stopped = True
-        while self._thread.is_alive():
-            while not self._queue.empty():
-                self._queue.get_nowait()
-            self._thread.join(0.01)
+        raise
+    blob.finish()
+    if archive.hexdigest() != wanted:
+        raise DigestMismatchError(
+            f"{blob.name}: unpacked it has the digest {algorithm}:{archive.hexdigest()}, "
+            f"but the configuration says {diff_id}",
+            hint="manifest and configuration do not belong together, or the layer was changed",
+        )
+    yield b"", blob.position
