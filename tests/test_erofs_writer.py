@@ -70,7 +70,7 @@ def test_version_is_raised_for_whiteouts(
     assert ErofsImage(image).version == version
 
 
-@pytest.mark.parametrize(("low", "high"), [(2, 2), (-1, 1), (0, 2)])
+@pytest.mark.parametrize(("low", "high"), [(3, 3), (-1, 1), (0, 2), (1, 2)])
 def test_unknown_versions(low: int, high: int) -> None:
     with pytest.raises(UsageError, match="no image format"):
         image_bytes(directory(), low, high)

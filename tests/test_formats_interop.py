@@ -15,7 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from cfsrepo import fsverity
+from cfsrepo.erofs.reader import ErofsImage
 from cfsrepo.fsverity import Algorithm, VerityPolicy
+from cfsrepo.image import load_tree
 from cfsrepo.objects import ObjectStore
 from cfsrepo.scan import scan_directory
 from cfsrepo.tree import Inode, directory, walk
@@ -32,6 +34,7 @@ from tests.formats_helpers import (
 from tests.test_golden import GOLDEN, load
 
 pytestmark = pytest.mark.interop
+CAPABILITY = bytes.fromhex("0100000200100000000000000000000000000000")
 TREES = int(os.environ.get("CFS_TEST_TREES", "300"))
 
 
@@ -112,6 +115,36 @@ def test_cfsctl_gives_the_same_ids(peer: Peer, tmp_path: Path) -> None:
         theirs = run(cfsctl, "--hash", name, "--no-repo", "compute-id", str(top))
         ours = fsverity.digest(image_bytes(tree_of(dump)), algorithm)
         assert ours.hex() == theirs.decode().strip()
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_images_of_version_2_are_cfsctls(peer: Peer, tmp_path: Path, algorithm: str) -> None:
+    cfsctl = peer("cfsctl")
+    top = tmp_path / "top"
+    (top / "usr" / "big").mkdir(parents=True)
+    (top / "medium").mkdir()
+    for size in (0, 1, 64, 65, 4096, 70_000):
+        (top / "usr" / f"file{size}").write_bytes((bytes(range(256)) * 300)[:size])
+        (top / "medium" / f"copy{size}").write_bytes((bytes(range(256)) * 300)[:size])
+    for number in range(700):
+        (top / "usr" / "big" / f"{number}").write_bytes(b"%d" % number)
+    for number in range(100):
+        (top / "medium" / f"file-with-a-longer-name-{number}").write_bytes(b"%065d" % number)
+    os.link(top / "usr" / "file4096", top / "linked")
+    (top / "usr" / "link").symlink_to("t" * 1000)
+    os.mkfifo(top / "fifo")
+    os.utime(top / "usr" / "file64", ns=(0, 1_500_000_000))
+    if os.geteuid() == 0:
+        os.setxattr(top / "usr" / "file65", "security.capability", CAPABILITY)
+        os.mknod(top / "usr" / "whiteout", stat.S_IFCHR)
+    repository = str(tmp_path / "repository")
+    options = ["--insecure", "--algorithm", f"fsverity-{algorithm}-12", "--erofs-version", "2"]
+    run(cfsctl, "--repo", repository, "init", *options)
+    run(cfsctl, "--repo", repository, "create-image", str(top), "name")
+    dump = run(cfsctl, "--hash", algorithm, "--no-repo", "create-dumpfile", str(top))
+    theirs = Path(repository, "images", "refs", "name").read_bytes()
+    assert image_bytes(tree_of(dump), 2, 2) == theirs
+    assert image_bytes(load_tree(ErofsImage(theirs)), 2, 2) == theirs
 
 
 def test_cfsctl_reads_our_images(peer: Peer, tmp_path: Path) -> None:

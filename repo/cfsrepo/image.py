@@ -18,6 +18,7 @@ from enum import StrEnum
 
 from cfsrepo import fsverity
 from cfsrepo.dumpwrite import LineFormat, write_dump
+from cfsrepo.erofs import layout
 from cfsrepo.erofs.nodes import ImageWalk
 from cfsrepo.erofs.reader import ErofsImage
 from cfsrepo.erofs.writer import write_image
@@ -67,6 +68,10 @@ def _run_mkcomposefs(root: Inode, min_version: int, max_version: int) -> bytes:
     if program is None:
         raise UsageError(
             f"{MKCOMPOSEFS} is not installed", hint="install composefs, or use the builtin maker"
+        )
+    if max_version > layout.VERSION_MAX:
+        raise UsageError(
+            f"{MKCOMPOSEFS} knows no images of version {max_version}", hint="use the builtin maker"
         )
     if _has_sha512(root):
         raise UsageError(f"{MKCOMPOSEFS} knows no sha512 digests", hint="use the builtin maker")

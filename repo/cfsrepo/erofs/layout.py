@@ -48,8 +48,8 @@ COMPOSEFS_MAGIC: Final = 0xD078629A
 COMPOSEFS_HEADER_VERSION: Final = 1
 FLAG_HAS_ACL: Final = 1  # some inode has a POSIX ACL; without it the kernel mounts with noacl
 VERSION_MIN: Final = 0
-VERSION_MAX: Final = 1  # highest version that composefs and we write
-VERSION_COMPOSEFS_RS: Final = 2  # read only
+VERSION_MAX: Final = 1  # highest version that composefs writes
+VERSION_COMPOSEFS_RS: Final = 2  # of composefs-rs alone
 
 # magic, header version, flags, composefs version, 4 unused
 HEADER: Final = Struct("<IIII16x")
@@ -162,7 +162,11 @@ def split_xattr_name(name: bytes) -> tuple[int, bytes]:
 @lru_cache(maxsize=4096)
 def xattr_filter_bit(name: bytes) -> int:
     """The bit of the name filter that the full xattr `name` clears."""
-    index, rest = split_xattr_name(name)
+    return xattr_filter_bit_of(*split_xattr_name(name))
+
+
+def xattr_filter_bit_of(index: int, rest: bytes) -> int:
+    """The bit for a name that is split already."""
     hashed: int = xxhash.xxh32_intdigest(rest, seed=XATTR_FILTER_SEED + index)
     return 1 << (hashed & 31)
 

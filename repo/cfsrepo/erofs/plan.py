@@ -12,6 +12,8 @@ from __future__ import annotations
 import stat
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Callable, Collection
+from functools import partial
 
 from cfsrepo.erofs import layout
 from cfsrepo.erofs.directory import Directory
@@ -113,7 +115,7 @@ class Plan:
             else:
                 order.extend([entries[name] for name in names])
             if names:
-                self._check_names(directory)
+                check_names(entries, partial(self.path, index))
         above = 0
         for directory in directories[1:]:
             while above + 1 < len(directories) and directories[above + 1].first <= directory.index:
@@ -159,28 +161,6 @@ class Plan:
                     carriers[child] = directory.inode, name
             else:
                 stack.pop()
-
-    def _check_names(self, directory: Directory) -> None:
-        names = directory.names
-        joined = b"\n".join(names)
-        if (
-            b"/" in joined
-            or b"\0" in joined
-            or b"" in directory.children
-            or b"." in directory.children
-            or b".." in directory.children
-            or max(map(len, names)) > layout.NAME_MAX
-        ):
-            for name in names:
-                if len(name) > layout.NAME_MAX:
-                    raise LimitError(
-                        f"{self.path(directory.index)}: a name of {len(name)} bytes, "
-                        f"over {layout.NAME_MAX}"
-                    )
-                if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
-                    raise InputError(
-                        f"{self.path(directory.index)}: {name[:60]!r} is no name for a file"
-                    )
 
     def child_indexes(self, directory: Directory) -> list[int]:
         """The index of the inode behind each name of a directory."""
@@ -239,21 +219,21 @@ class Plan:
             file.nlink = inode.nlink
             file.mtime_sec, file.mtime_nsec = inode.mtime_sec, inode.mtime_nsec
             self.inodes[index] = file
-            rewritten[index] = self._own_xattrs(index, inode) | {
+            rewritten[index] = own_xattrs(inode, partial(self.path, index)) | {
                 layout.ESCAPED_WHITEOUT: b"",
                 layout.USER_WHITEOUT: b"",
             }
             marked = rewritten.get(directory.index)
             if marked is None:
-                marked = rewritten[directory.index] = self._own_xattrs(
-                    directory.index, directory.inode
+                marked = rewritten[directory.index] = own_xattrs(
+                    directory.inode, partial(self.path, directory.index)
                 )
                 marked[layout.ESCAPED_WHITEOUTS] = b""
                 marked[layout.USER_WHITEOUTS] = b""
                 if self.version >= 1:
                     marked[layout.ESCAPED_OPAQUE] = b"x"
                     marked[layout.USER_OPAQUE] = b"x"
-        root = rewritten.setdefault(0, self._own_xattrs(0, self.root))
+        root = rewritten.setdefault(0, own_xattrs(self.root, lambda: "/"))
         root[layout.OVERLAY_OPAQUE] = b"y"
         return rewritten
 
@@ -269,28 +249,15 @@ class Plan:
                 key = tuple(xattrs.items())
                 known = sets.get(key)
                 if known is None:
-                    known = sets[key] = self._canonical_set(self._own_xattrs(index, inode))
+                    known = sets[key] = self._canonical_set(
+                        own_xattrs(inode, partial(self.path, index))
+                    )
                 found = known
             else:
                 result.append(none)
                 continue
             found.uses += 1
             result.append(found)
-
-    def _own_xattrs(self, index: int, inode: Inode) -> dict[bytes, bytes]:
-        """A copy of the inode's xattrs; overlayfs's own names get out of overlayfs's way."""
-        xattrs = inode.xattrs or {}
-        if layout.xattrs_size(xattrs) > layout.XATTR_AREA_MAX:
-            raise LimitError(
-                f"{self.path(index)}: extended attributes over {layout.XATTR_AREA_MAX} bytes"
-            )
-        prefix, escaped = layout.OVERLAY_PREFIX, layout.OVERLAY_ESCAPED_PREFIX
-        result = {}
-        for key, value in xattrs.items():
-            if not 0 < len(key) <= layout.XATTR_NAME_MAX or b"\0" in key:
-                raise InputError(f"{self.path(index)}: {key[:60]!r} is no name of an xattr")
-            result[escaped + key[len(prefix) :] if key.startswith(prefix) else key] = value
-        return result
 
     def _canonical_set(self, xattrs: dict[bytes, bytes]) -> XattrSet:
         pairs = tuple(sorted(xattrs.items()))
@@ -350,6 +317,40 @@ class Plan:
         shared = [pair for pair in pairs if pair in offsets][: layout.XATTR_SHARED_MAX]
         referred = set(shared)
         return shared, [pair for pair in pairs if pair not in referred]
+
+
+def check_names(names: Collection[bytes], path: Callable[[], str]) -> None:
+    """Refuse a directory, whose path is `path()`, with a name that no file can have."""
+    joined = b"\n".join(names)
+    if (
+        b"/" not in joined
+        and b"\0" not in joined
+        and not (b"" in names or b"." in names or b".." in names)
+        and max(map(len, names), default=0) <= layout.NAME_MAX
+    ):
+        return
+    for name in names:
+        if len(name) > layout.NAME_MAX:
+            raise LimitError(f"{path()}: a name of {len(name)} bytes, over {layout.NAME_MAX}")
+        if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+            raise InputError(f"{path()}: {name[:60]!r} is no name for a file")
+
+
+def own_xattrs(inode: Inode, path: Callable[[], str]) -> dict[bytes, bytes]:
+    """A copy of the xattrs of `inode`, whose path is `path()`.
+
+    overlayfs's own names get out of overlayfs's way.
+    """
+    xattrs = inode.xattrs or {}
+    if layout.xattrs_size(xattrs) > layout.XATTR_AREA_MAX:
+        raise LimitError(f"{path()}: extended attributes over {layout.XATTR_AREA_MAX} bytes")
+    prefix, escaped = layout.OVERLAY_PREFIX, layout.OVERLAY_ESCAPED_PREFIX
+    result = {}
+    for key, value in xattrs.items():
+        if not 0 < len(key) <= layout.XATTR_NAME_MAX or b"\0" in key:
+            raise InputError(f"{path()}: {key[:60]!r} is no name of an xattr")
+        result[escaped + key[len(prefix) :] if key.startswith(prefix) else key] = value
+    return result
 
 
 def has_object(inode: Inode) -> bool:

@@ -20,6 +20,7 @@ from struct import Struct
 from cfsrepo.erofs import layout
 from cfsrepo.erofs.directory import TAIL_MAX, Directory, dirents, split_into_blocks
 from cfsrepo.erofs.layout import BLOCK_SIZE
+from cfsrepo.erofs.legacy_writer import write_legacy_image
 from cfsrepo.erofs.plan import Pair, Plan, entry_bytes, entry_size
 from cfsrepo.errors import InputError, LimitError
 from cfsrepo.tree import Inode, paused_gc
@@ -46,12 +47,16 @@ def write_image(root: Inode, out: Out, *, min_version: int = 1, max_version: int
     """Give the image of `root` to `out`, in pieces, front to back.
 
     The version is `min_version`, raised up to `max_version` where the tree needs it (whiteouts
-    need 1). Memory: the tree, some 100 bytes an inode, and a piece.
+    need 1); 2 for both is composefs-rs's older format. Memory: the tree, some 100 bytes an inode,
+    and a piece.
 
     Raises InputError for a tree that no image can hold, naming the path; LimitError where it is
     only too large; UsageError for versions that do not exist.
     """
     with paused_gc():
+        if min_version == max_version == layout.VERSION_COMPOSEFS_RS:
+            write_legacy_image(root, out)
+            return
         _Writer(Plan(root, min_version=min_version, max_version=max_version)).write(out)
 
 

@@ -39,7 +39,11 @@ def run(args: argparse.Namespace) -> int:
     with open_repository(args) as repository:
         repository.check_writable()
         _check_objects(repository, root, allow_missing=args.allow_missing)
-        image_id = repository.add_image(make_image(root, maker=Maker(args.maker)), args.name)
+        version = repository.meta.erofs_default
+        image = make_image(
+            root, maker=Maker(args.maker), min_version=version, max_version=max(version, 1)
+        )
+        image_id = repository.add_image(image, args.name)
     print(image_id)
     return 0
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from cfsrepo import fsverity, linux
 from cfsrepo.dumpfile import read_dump
+from cfsrepo.erofs.layout import VERSION_MAX
 from cfsrepo.errors import UsageError
 from cfsrepo.fsverity import Algorithm, VerityPolicy
 from cfsrepo.image import make_image
@@ -123,6 +124,11 @@ def _parse(parsed: list[tuple[str, str]]) -> _Options:
     if versions:  # given one, the other is 0, as in the C tool; the higher one counts
         options.min_version = versions.get("--min-version", 0)
         options.max_version = max(versions.get("--max-version", 0), options.min_version)
+    if options.min_version < 0 or options.max_version > VERSION_MAX:
+        raise UsageError(
+            f"there is no image format {options.min_version}..{options.max_version} here",
+            hint=f"versions are 0 to {VERSION_MAX}",
+        )
     return options
 
 
