@@ -75,14 +75,17 @@ def mount_at(path: str | bytes) -> Mount | None:
 
 
 def canonical(path: str | bytes) -> bytes:
-    """`path` as the kernel lists it. The last component is not accessed: it may be a dead mount."""
+    """`path` as the kernel lists it.
+
+    A mount point itself is never accessed: its server may be dead, stuck, or this very process.
+    """
     head, tail = os.path.split(os.path.abspath(os.fsencode(path)))
     if not tail:
         return head
     full = os.path.join(os.path.realpath(head), tail)
-    if os.path.islink(full):
-        return os.path.realpath(full)
-    return full
+    if any(mount.mount_point == full for mount in mounttable.read()):
+        return full
+    return os.path.realpath(full)
 
 
 def unmount(path: str | bytes, *, lazy: bool = False) -> None:

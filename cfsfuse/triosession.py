@@ -17,6 +17,7 @@ import trio
 from cfsfuse import mounts
 from cfsfuse.connection import explained
 from cfsfuse.operations import Operations
+from cfsrepo.errors import MountError
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class TrioSession:
         self, operations: Operations, point: bytes, source: str, options: tuple[str, ...]
     ) -> None:
         self._operations = operations
+        self._point = point
         wanted = {"ro", f"fsname={_option_value(source)}", f"subtype={mounts.SUBTYPE}", *options}
         if os.geteuid() != 0:
             mounts.helper()
@@ -41,7 +43,6 @@ class TrioSession:
                 pyfuse3.init(operations, os.fsdecode(point), wanted)
             except RuntimeError:
                 raise explained(point, captured() or "reason unknown") from None
-        self._signalled = False
 
     def __enter__(self) -> TrioSession:
         return self
@@ -52,12 +53,12 @@ class TrioSession:
         self._operations.close()
 
     def run(self, ready: Callable[[], None]) -> bool:
-        """Serve until unmounted (True), or until SIGTERM or SIGINT (False)."""
+        """Serve until unmounted, by somebody else or because of SIGTERM or SIGINT: True."""
         self._operations.ready = ready
         gc.collect()
         gc.freeze()  # what exists now lives as long as the server: never scan it again
         trio.run(self._main)
-        return not self._signalled
+        return True
 
     def numbers(self) -> dict[str, Any]:
         """What was done so far."""
@@ -74,7 +75,11 @@ class TrioSession:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
                 log.info("ending on %s", signal.Signals(number).name)
-                self._signalled = True
+                # Still serving: the helper that unmounts may look at the mount.
+                try:
+                    await trio.to_thread.run_sync(lambda: mounts.unmount(self._point, lazy=True))
+                except MountError as error:
+                    log.error("%s", error)
                 pyfuse3.terminate()
                 return
 
