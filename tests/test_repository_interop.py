@@ -19,6 +19,7 @@ from cfsrepo.gc import collect
 from cfsrepo.objects import object_path
 from cfsrepo.oci.importer import pull
 from cfsrepo.repair import repair
+from cfsrepo.repometa import RepositoryMeta
 from cfsrepo.repository import Repository
 from tests.conftest import Peer
 from tests.oci_builder import LayoutBuilder, base, directory, hardlink, member, symlink
@@ -164,6 +165,31 @@ def test_theirs_is_pulled_into(theirs: Repository, cfsctl: Cfsctl, layout: Layou
     assert "three" in cfsctl("oci", "images", "--json")
 
 
+def test_theirs_pulled_again_changes_nothing(
+    theirs: Repository, cfsctl: Cfsctl, layout: LayoutBuilder
+) -> None:
+    streams, images = theirs.streams(), theirs.images()
+    image = pull(theirs, layout.source("one"), "again")
+    assert (theirs.streams(), theirs.images()) == (streams, images)
+    assert image.image_id == theirs.resolve("reg.example/one:1").image_id
+    check_there(cfsctl)
+
+
+def test_what_is_pulled_into_theirs_mounts_there(
+    as_root: None, theirs: Repository, cfsctl: Cfsctl, layout: LayoutBuilder, tmp_path: Path
+) -> None:
+    layout.image(SHARED, ONE, TWO, ref="three")
+    image_id = pull(theirs, layout.source("three"), "three").image_id
+    assert image_id in cfsctl("oci", "compute-id", "three")
+    point = tmp_path / "mnt"
+    point.mkdir()
+    cfsctl("oci", "mount", "three", str(point))
+    try:
+        assert (point / "two").read_bytes() == b"2" * 300_000
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
+
+
 def test_theirs_is_collected_here(theirs: Repository, cfsctl: Cfsctl) -> None:
     # A pull there writes config and manifest twice, and leaves the first ones.
     assert garbage_here(theirs) == garbage_there(cfsctl)
@@ -221,13 +247,10 @@ def test_both_find_the_same_damage(theirs: Repository, cfsctl: Cfsctl) -> None:
 def test_theirs_is_repaired_from_the_layout(
     theirs: Repository, cfsctl: Cfsctl, layout: LayoutBuilder
 ) -> None:
-    # Images of version 2 are not made here.
-    spared = set(theirs.images().values()) if theirs.meta.erofs_default == 2 else set()
     for prefix in theirs.objects.prefixes():
         for name in os.listdir(f"{theirs.objects.path}/{prefix}"):
-            if bytes.fromhex(prefix + name) not in spared:
-                path = f"{theirs.objects.path}/{prefix}/{name}"
-                os.truncate(path, os.path.getsize(path) // 2)
+            path = f"{theirs.objects.path}/{prefix}/{name}"
+            os.truncate(path, os.path.getsize(path) // 2)
     result = repair(theirs, fsck.check(theirs), [f"oci:{layout.directory}"])
     needed = [problem for problem in result.left if problem.needs]
     assert needed == []
@@ -241,6 +264,25 @@ def test_theirs_is_cloned(theirs: Repository, cfsctl: Cfsctl, tmp_path: Path) ->
         check_here(copy)
         assert copy.tags() == theirs.tags()
     check_there(cfsctl, "copy")
+
+
+def test_a_repository_of_two_image_versions(
+    tmp_path: Path, cfsctl: Cfsctl, layout: LayoutBuilder
+) -> None:
+    meta = RepositoryMeta(erofs_extra=(2,))
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "meta.json").write_bytes(meta.to_json())
+    cfsctl("oci", "pull", layout.source("one"), "there")
+    with Repository.open(str(tmp_path / "repo")) as repo:
+        images = repo.images()
+        assert len(images) == 2
+        collect(repo)
+        assert repo.images() == images
+        pull(repo, layout.source("two"), "here")
+        assert len(repo.images()) == 4
+        assert garbage_here(repo) == garbage_there(cfsctl) == (0, 0)
+        check_here(repo)
+    check_there(cfsctl)
 
 
 # --- made here -----------------------------------------------------------------------------------

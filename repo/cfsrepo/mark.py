@@ -23,7 +23,6 @@ from cfsrepo.errors import CfsError, NotFoundError, RepositoryError
 from cfsrepo.repository import Repository
 
 _OVERLAY_SOURCE: Final = b"composefs"
-_IMAGE_KEY: Final = "composefs.image"
 _SELF_FD: Final = b"/proc/"
 
 
@@ -93,7 +92,7 @@ class Marker:
             objects, named = self._read_stream(digest, name)
             marked.live.update(objects)
             for key, target in named.items():
-                if key.startswith(_IMAGE_KEY):
+                if key.startswith(names.IMAGE_REF_PREFIX):
                     marked.live.add(target)
                 else:
                     pending.append((target, f"{key} of {name}"))

@@ -26,6 +26,7 @@ CONFIG_PREFIX: Final = "oci-config-"
 LAYER_PREFIX: Final = "oci-layer-"
 BLOB_PREFIX: Final = "oci-blob-"
 CONFIG_REF: Final = "config:"
+IMAGE_REF_PREFIX: Final = "composefs.image"
 # What the stream of a config calls the image file, by version of the format. V0 shares V1's key.
 IMAGE_REFS: Final = {0: "composefs.image.v1", 1: "composefs.image.v1", 2: "composefs.image"}
 _SHOWN: Final = 4  # candidates in an error

@@ -2,7 +2,8 @@
 
     streams/oci-layer-DIFFID       the layer's archive, big files as objects
     streams/oci-config-DIGEST      the configuration; refers to the layers by diff id, and to the
-                                   image file as `composefs.image.v1`
+                                   image file as `composefs.image.v1` (`composefs.image` for
+                                   version 2)
     streams/oci-manifest-DIGEST    the manifest; refers to the configuration as `config:DIGEST` and
                                    to the layers
     streams/refs/oci/NAME          keeps all of it
@@ -24,7 +25,14 @@ from dataclasses import dataclass
 
 from cfsrepo.erofs.writer import write_image
 from cfsrepo.errors import InputError
-from cfsrepo.names import CONFIG_PREFIX, LAYER_PREFIX, MANIFEST_PREFIX
+from cfsrepo.names import (
+    CONFIG_PREFIX,
+    CONFIG_REF,
+    IMAGE_REF_PREFIX,
+    IMAGE_REFS,
+    LAYER_PREFIX,
+    MANIFEST_PREFIX,
+)
 from cfsrepo.oci.documents import ImageConfig, Manifest, parse_config
 from cfsrepo.oci.layers import read_layer
 from cfsrepo.oci.layout import ImageSource, Layout, own_platform, read_document
@@ -36,8 +44,6 @@ from cfsrepo.refs import encode_tag
 from cfsrepo.repository import Repository
 from cfsrepo.splitstream import OCI_CONFIG, OCI_MANIFEST, SplitStream, SplitStreamWriter
 from cfsrepo.tree import paused_gc
-
-IMAGE_REF = "composefs.image.v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,29 +123,23 @@ def import_image(
     merger = Merger(xattrs)
     with paused_gc():
         _merge_layers(repo, source, config, layers, jobs, merger, progress)
-        image = _store_image(repo, merger, progress)
+        images = _store_images(repo, merger, progress)
 
-    stream = SplitStreamWriter(repo.algorithm, OCI_CONFIG)
-    for diff_id in config.diff_ids:
-        stream.named_ref(diff_id, layers[diff_id])
-    stream.named_ref(IMAGE_REF, image)
-    stream.external(repo.objects.put(config_data), len(config_data))
-    config_stream = repo.objects.put(stream.finish())
-
-    stream = SplitStreamWriter(repo.algorithm, OCI_MANIFEST)
-    stream.named_ref(f"config:{manifest.config.digest}", config_stream)
-    for diff_id in config.diff_ids:
-        stream.named_ref(diff_id, layers[diff_id])
-    stream.external(repo.objects.put(manifest_data), len(manifest_data))
-    manifest_stream = repo.objects.put(stream.finish())
-
-    streams = {LAYER_PREFIX + diff_id: layers[diff_id] for diff_id in config.diff_ids}
-    streams[CONFIG_PREFIX + manifest.config.digest] = config_stream
-    streams[MANIFEST_PREFIX + manifest_digest] = manifest_stream
-    repo.publish(streams, [image])
-    repo.tag(name, MANIFEST_PREFIX + manifest_digest)
+    refs = {diff_id: layers[diff_id] for diff_id in config.diff_ids}
+    streams = {LAYER_PREFIX + diff_id: digest for diff_id, digest in refs.items()}
+    content_id = CONFIG_PREFIX + manifest.config.digest
+    image_refs = {IMAGE_REFS[version]: digest for version, digest in images.items()}
+    # Images made in other ways (another version, for booting) stay referred to.
+    refs_and_images = {**refs, **_other_images(repo, content_id), **image_refs}
+    config_stream = _store_document(repo, content_id, OCI_CONFIG, config_data, refs_and_images)
+    streams[content_id] = config_stream
+    content_id = MANIFEST_PREFIX + manifest_digest
+    refs = {CONFIG_REF + manifest.config.digest: config_stream, **refs}
+    streams[content_id] = _store_document(repo, content_id, OCI_MANIFEST, manifest_data, refs)
+    repo.publish(streams, images.values())
+    repo.tag(name, content_id)
     return PulledImage(
-        image.hex(),
+        images[repo.meta.erofs_default].hex(),
         manifest_digest,
         manifest.config.digest,
         name,
@@ -191,20 +191,54 @@ def _merge_layers(
             merge_complete()
 
 
-def _store_image(repo: Repository, merger: Merger, progress: Progress) -> bytes:
-    """Store the image file of the merged layers; returns its digest."""
+def _store_images(repo: Repository, merger: Merger, progress: Progress) -> dict[int, bytes]:
+    """Store the image file of the merged layers in each version that the repository makes.
+
+    Returns the digests by version.
+    """
     task = "image"
     progress.start(task, None)
     if merger.dropped_xattrs:
         progress.message(
             f"{merger.dropped_xattrs} extended attributes user.cfs.* of the layers were left out"
         )
-    with repo.objects.writer() as out:
-        write_image(merger.finish(), out.write)
-        progress.advance(task, out.size)
-        digest = out.commit()
+    root = merger.finish()
+    images = {}
+    for version in (repo.meta.erofs_default, *repo.meta.erofs_extra):
+        with repo.objects.writer() as out:
+            write_image(root, out.write, min_version=version, max_version=max(version, 1))
+            progress.advance(task, out.size)
+            images[version] = out.commit()
     progress.finish(task)
-    return digest
+    return images
+
+
+def _other_images(repo: Repository, content_id: str) -> dict[str, bytes]:
+    """The image files that the configuration's stream refers to already, as far as they exist."""
+    if repo.stream_id(content_id) is None:
+        return {}
+    return {
+        name: digest
+        for name, digest in repo.open_stream(content_id, OCI_CONFIG).named_refs.items()
+        if name.startswith(IMAGE_REF_PREFIX) and repo.objects.has(digest)
+    }
+
+
+def _store_document(
+    repo: Repository, content_id: str, content_type: int, data: bytes, refs: dict[str, bytes]
+) -> bytes:
+    """Store a document's stream; returns its digest. One that says the same already is kept."""
+    document = repo.objects.put(data)
+    known = repo.stream_id(content_id)
+    if known is not None:
+        stream = repo.open_stream(content_id, content_type)
+        if stream.named_refs == refs and list(stream.chunks()) == [document]:
+            return known
+    writer = SplitStreamWriter(repo.algorithm, content_type)
+    for name, digest in refs.items():
+        writer.named_ref(name, digest)
+    writer.external(document, len(data))
+    return repo.objects.put(writer.finish())
 
 
 def _map_object(repo: Repository, digest: bytes) -> mmap.mmap:
