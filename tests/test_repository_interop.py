@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from cfsrepo.clone import clone
 from cfsrepo.erofs.reader import ErofsImage
 from cfsrepo.fsverity import Algorithm
 from cfsrepo.gc import collect
+from cfsrepo.mark import serving_processes
 from cfsrepo.objects import object_path
 from cfsrepo.oci.importer import pull
 from cfsrepo.repair import repair
 from cfsrepo.repometa import RepositoryMeta
 from cfsrepo.repository import Repository
-from tests.conftest import Peer
+from tests.conftest import Peer, User
 from tests.oci_builder import LayoutBuilder, base, directory, hardlink, member, symlink
 from tests.repository_helpers import add_files, make_image_file
 
@@ -399,6 +401,36 @@ def test_images_mounted_there_are_kept_here(
             subprocess.run(["umount", str(point)], check=True)
         collect(repo)
         assert repo.images() == {}
+
+
+def test_images_served_there_are_kept_here(fuse: User, peer: Peer, layout: LayoutBuilder) -> None:
+    """A FUSE server of cfsctl, which holds no lock and whose mount does not name the image."""
+    program = peer("cfsctl")
+    repo_path, point = f"{fuse.home}/repo", f"{fuse.home}/mnt"
+    with Repository.init(repo_path) as repo:
+        image_id = pull(repo, layout.source("one"), "one").image_id
+    os.mkdir(point)
+    subprocess.run(["chown", "-R", f"{fuse.uid}:{fuse.gid}", fuse.home], check=True)
+    command = [program, "--repo", repo_path, "mount", "--fuse", "yes", image_id, point]
+    if fuse.run("test", "-x", program, check=False).returncode:
+        pytest.skip("needs cfsctl where an unprivileged user can run it")
+    with open(f"{fuse.home}/log", "wb") as log:
+        subprocess.run(
+            fuse.argv(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True
+        )
+    with Repository.open(repo_path) as repo:
+        repo.untag("one")
+        result = collect(repo)
+        assert list(result.kept) == [image_id]
+        assert result.kept[image_id][0].startswith("perhaps served by cfsctl")
+        read = fuse.run("cat", f"{point}/one").stdout
+        assert read == "1" * 10_000
+        fuse.run("fusermount3", "-u", point)
+        for _ in range(100):
+            if not serving_processes(repo):
+                break
+            time.sleep(0.05)
+        assert collect(repo).images == 1
 
 
 def test_helper_images_are_sound_there(tmp_path: Path, cfsctl: Cfsctl) -> None:

@@ -1,10 +1,10 @@
 """What a repository must keep: everything that can be reached from its names and from what is used.
 
-Roots are `streams/refs`, `images/refs`, live pins, and images that the kernel has mounted (here or
-in another mount namespace). From a stream everything in its two reference arrays is reached: the
-objects, and the streams and images that it names. From an image file its files' objects are
-reached; an image that a stream names is not read for that, since the streams of its layers reach
-the same objects (a collection by cfsctl relies on that as well).
+Roots are `streams/refs`, `images/refs`, live pins, and images that are mounted by others: by the
+kernel, here or in another mount namespace, or by FUSE servers of cfsctl. From a stream everything
+in its two reference arrays is reached: the objects, and the streams and images that it names. From
+an image file its files' objects are reached; an image that a stream names is not read for that,
+since the streams of its layers reach the same objects (a collection by cfsctl relies on that too).
 
 No object's content is read but that of streams and of images that no stream names. Each is checked
 against its digest first: references in a damaged one would be wrong, and what it needs would go.
@@ -24,6 +24,7 @@ from cfsrepo.repository import Repository
 
 _OVERLAY_SOURCE: Final = b"composefs"
 _SELF_FD: Final = b"/proc/"
+_SERVING: Final = b"--internal-fuse-serve"  # how cfsctl calls itself to serve a mount
 
 
 @dataclass(slots=True)
@@ -128,6 +129,10 @@ class Marker:
                 used.setdefault(pin.image_id, []).append(pin.describe())
         for image_id, mount_point in mounted_images(self._repository, images):
             used.setdefault(image_id, []).append(f"mounted at {mount_point}")
+        for pid in serving_processes(self._repository):
+            # Which image it serves, it does not say.
+            for image_id in images:
+                used.setdefault(image_id, []).append(f"perhaps served by cfsctl (process {pid})")
         return used
 
 
@@ -153,6 +158,32 @@ def mounted_images(repository: Repository, images: dict[str, bytes]) -> list[tup
             found.append((image_id, point))
         elif not name or not _is_id(name, repository):
             found += [(image_id, f"{point}, perhaps") for image_id in images]
+    return found
+
+
+def serving_processes(repository: Repository) -> list[int]:
+    """Processes of cfsctl that serve an image of the repository by FUSE.
+
+    They hold no lock, and their mounts say nothing of them; they have the object directory open.
+    """
+    if not os.path.isdir(repository.objects.path):
+        return []
+    wanted = os.stat(repository.objects.path)
+    found = []
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit():
+            continue
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if _SERVING not in file.read().split(b"\0"):
+                    continue
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                status = os.stat(f"/proc/{pid}/fd/{fd}")
+                if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
+                    found.append(int(pid))
+                    break
+        except OSError:
+            continue  # it ended, or belongs to somebody whose repository this is not
     return found
 
 
