@@ -45,6 +45,16 @@ class LineFormat:
 
     def __init__(self) -> None:
         self._texts: dict[Pair, bytes] = {}
+        self._sets: dict[tuple[Pair, ...], bytes] = {}
+
+    def xattrs_of(self, pairs: tuple[Pair, ...]) -> bytes:
+        """As `xattrs`; the text is kept for the next inode with just these."""
+        text = self._sets.get(pairs)
+        if text is None:
+            text = self.xattrs(pairs)
+            if len(self._sets) < _CACHE_MAX and len(text) < 1024:
+                self._sets[pairs] = text
+        return text
 
     def xattrs(self, pairs: Iterable[Pair]) -> bytes:
         """The text of the tree's xattrs, each after a space."""

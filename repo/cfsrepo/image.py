@@ -207,7 +207,7 @@ def dump_image(
         line = form.line(
             escape(path or b"/"), mode, size, info.nlink, info.uid, info.gid, info.rdev,
             info.mtime_sec, info.mtime_nsec, payload, content, digest,
-            form.xattrs(xattrs) if xattrs else b"", None if first is None else escape(first),
+            form.xattrs_of(xattrs) if xattrs else b"", None if first is None else escape(first),
         )  # fmt: skip
         lines.append(line)
         pending += len(line)

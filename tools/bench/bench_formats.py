@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import shlex
 import sys
@@ -22,7 +23,8 @@ SOURCE = os.path.join(CHECKOUT, "tests", "golden", "cs9-x86_64-minimal.dump.gz")
 def dump_lines(entries: int) -> Iterator[bytes]:
     """The dump of a real system, in as many copies side by side as it takes.
 
-    The objects of each copy are its own, as those of other systems would be.
+    Objects are named by digest, as they are today (the dump is from before), and each copy has its
+    own, as another system would.
     """
     with gzip.open(SOURCE) as stream:
         root, *lines = stream.read().splitlines()
@@ -37,8 +39,8 @@ def dump_lines(entries: int) -> Iterator[bytes]:
             fields = line.split(b" ")
             if fields[2].startswith(b"@"):
                 fields[8] = prefix + fields[8]
-            elif len(fields[10]) == 64:
-                digest = b"%02x" % (copy + 1) + fields[10][2:]
+            elif fields[8].endswith(b".file"):
+                digest = hashlib.sha256(prefix + fields[8]).hexdigest().encode()
                 fields[8], fields[10] = digest[:2] + b"/" + digest[2:], digest
             yield b" ".join(fields)
 

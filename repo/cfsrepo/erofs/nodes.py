@@ -14,21 +14,21 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Collection, Iterator
+from itertools import chain
+from operator import lt
 from typing import NamedTuple
 
 from cfsrepo.erofs import layout
+from cfsrepo.erofs.nodexattrs import Pair, XattrReader
 from cfsrepo.erofs.reader import ErofsImage, InodeInfo
 from cfsrepo.errors import InputError, LimitError
-
-Pair = tuple[bytes, bytes]
 
 _IFMT = 0o170000
 _REG = 0o100000
 _DIR = 0o040000
 _LNK = 0o120000
 _CHR = 0o020000
-_TRUSTED = 4  # index of `trusted.` in layout.XATTR_PREFIXES
-_XATTRS_MAX = 0xFFFF  # bytes of names and values of one inode
+_DOTS = frozenset((b".", b".."))
 
 
 class Entry(NamedTuple):
@@ -47,7 +47,7 @@ class Node(NamedTuple):
     payload: bytes | None  # a symlink's target, or the path of a file's object
     content: bytes | None
     digest: bytes | None
-    xattrs: list[Pair]  # own ones first, then those shared with other inodes
+    xattrs: tuple[Pair, ...]  # own ones first, then those shared with other inodes
 
 
 class ImageWalk:
@@ -58,8 +58,7 @@ class ImageWalk:
         self._seen = bytearray((len(image.data) >> layout.SLOT_BITS + 3) + 1)
         self._first: dict[int, bytes] = {}
         self._budget = len(image.data)
-        self._shared: dict[int, Pair | None] = {}  # xattrs by place; None: not the tree's
-        self._names: dict[tuple[int, bytes], bytes | None] = {}
+        self._xattrs = XattrReader(image)
 
     def entries(self, toplevel: Collection[bytes] | None = None) -> Iterator[Entry]:
         """All names, depth first, in byte order, the root first.
@@ -69,14 +68,16 @@ class ImageWalk:
         return self._walk(None if toplevel is None else frozenset(toplevel), all_names=True)
 
     def _walk(self, top: frozenset[bytes] | None, *, all_names: bool) -> Iterator[Entry]:
-        image = self._image
+        image, seen = self._image, self._seen
         root = image.inode(image.root_nid)
-        self._mark(root.nid)
+        seen[root.nid >> 3] |= 1 << (root.nid & 7)
         yield Entry(b"", root, None)
         stack = [(b"", self._names_in(root))]
         while stack:
             parent, names = stack[-1]
-            for name, nid in names:
+            for nid, name, _ in names:
+                if name in _DOTS:
+                    continue
                 if top is not None and len(stack) == 1 and name not in top:
                     continue
                 info = image.inode(nid)
@@ -86,7 +87,9 @@ class ImageWalk:
                 path = parent + b"/" + name
                 if len(path) > layout.PATH_MAX:
                     raise LimitError(f"{image.name}: a path is longer than {layout.PATH_MAX} bytes")
-                if self._mark(nid):
+                byte, bit = seen[nid >> 3], 1 << (nid & 7)
+                seen[nid >> 3] = byte | bit
+                if byte & bit:
                     if kind == _DIR:
                         raise InputError(f"{image.name}: inode {nid} is in two directories")
                     if all_names:
@@ -107,76 +110,27 @@ class ImageWalk:
         image = self._image
         mode, size = info.mode, info.size
         kind = mode & _IFMT
-        payload = content = digest = None
-        xattrs: list[Pair] = []
-        if kind == _LNK:
-            payload = image.readlink(info.nid)
-        elif kind == _REG and size and info.layout != layout.LAYOUT_CHUNK_BASED:
-            if size > layout.CONTENT_MAX:
-                raise InputError(f"{image.name}: inode {info.nid} has {size} bytes of content")
-            content = image.read_inline(info, 0, size)
-        elif kind not in (_REG, _DIR):
+        payload = content = None
+        if kind == _REG:
+            if size and info.layout != layout.LAYOUT_CHUNK_BASED:
+                if size > layout.CONTENT_MAX:
+                    raise InputError(f"{image.name}: inode {info.nid} has {size} bytes of content")
+                content = image.read_inline(info, 0, size)
+        elif kind == _LNK:
+            payload = image.link_target(info)
+        elif kind != _DIR:
             size = 0
         if not info.xattr_icount:
-            return Node(mode, size, payload, content, digest, xattrs)
-
-        end_of_inode = info.xattr_offset + layout.xattr_area_size(info.xattr_icount)
-        self._spend(end_of_inode - info.xattr_offset)
-        data, shared = image.data, self._shared
-        total = 0
-        is_whiteout = False
-        for index, rest, start, end in image.xattr_entries(info):
-            total += len(rest) + end - start
-            if start >= end_of_inode and start in shared:
-                known = shared[start]
-                if known is not None:
-                    xattrs.append(known)
-                    continue
-            if index == _TRUSTED and kind == _REG:
-                if rest == b"overlay.redirect":
-                    payload = bytes(data[start:end])
-                    if len(payload) > 1 and payload.startswith(b"/"):
-                        payload = payload[1:]
-                    if b"\0" in payload:
-                        raise InputError(f"{image.name}: inode {info.nid} has a NUL in a path")
-                    continue
-                if rest == b"overlay.metacopy":
-                    digest = layout.metacopy_digest(bytes(data[start:end]))
-                    continue
-                if rest == b"overlay.overlay.whiteout":
-                    is_whiteout = True
-                    continue
-            name = self._tree_name(index, rest)
-            pair = None if name is None else (name, bytes(data[start:end]))
-            if start >= end_of_inode and len(shared) < 1 << 16:
-                shared[start] = pair
-            if pair is not None:
-                xattrs.append(pair)
-        if total > _XATTRS_MAX:
-            raise InputError(f"{image.name}: inode {info.nid} has too many xattrs")
+            return Node(mode, size, payload, content, None, ())
+        self._spend(layout.xattr_area_size(info.xattr_icount))
+        if kind != _REG:
+            return Node(mode, size, payload, content, None, self._xattrs.of(info, is_file=False)[0])
+        xattrs, payload, digest, is_whiteout = self._xattrs.of(info, is_file=True)
         if is_whiteout:
             return Node(mode & 0o7777 | stat.S_IFCHR, 0, None, None, None, xattrs)
         return Node(mode, size, payload, content, digest, xattrs)
 
-    def _tree_name(self, index: int, rest: bytes) -> bytes | None:
-        """The name that the tree had for an xattr; None for one that it did not have."""
-        key = index, rest
-        try:
-            return self._names[key]
-        except KeyError:
-            name = layout.tree_xattr_name(layout.XATTR_PREFIXES[index] + rest)
-            if len(self._names) < 1 << 16:
-                self._names[key] = name
-            return name
-
     # --- what has been seen ----------------------------------------------------------------------
-
-    def _mark(self, nid: int) -> bool:
-        """Remember `nid`; whether it was known before."""
-        at, bit = nid >> 3, 1 << (nid & 7)
-        byte = self._seen[at]
-        self._seen[at] = byte | bit
-        return bool(byte & bit)
 
     def _first_path(self, nid: int, top: frozenset[bytes] | None) -> bytes:
         """The path under which `nid` came first. An inode with a wrong link count costs a walk."""
@@ -187,16 +141,20 @@ class ImageWalk:
             path = self._first[nid]
         return path
 
-    def _names_in(self, directory: InodeInfo) -> Iterator[tuple[bytes, int]]:
+    def _names_in(self, directory: InodeInfo) -> Iterator[tuple[int, bytes, int]]:
         self._spend(directory.size)
+        return chain.from_iterable(self._checked_blocks(directory))
+
+    def _checked_blocks(self, directory: InodeInfo) -> Iterator[list[tuple[int, bytes, int]]]:
+        """(nid, name, file type) of all entries, by blocks; their order is checked."""
         image = self._image
         previous = b""
-        for _, name, nid, _ in image.readdir(directory.nid):
-            if name <= previous:
+        for block in image.entry_blocks(directory):
+            names = [name for _, name, _ in block]
+            if names[0] <= previous or not all(map(lt, names, names[1:])):
                 raise InputError(f"{image.name}: directory {directory.nid} is not in order")
-            previous = name
-            if name not in (b".", b".."):
-                yield name, nid
+            previous = names[-1]
+            yield block
 
     def _spend(self, amount: int) -> None:
         """In a sound image no two inodes have a directory block or an xattr area in common."""

@@ -263,6 +263,14 @@ class ErofsImage:
                 yield position + BLOCK_SIZE, name, entry_nid, kind
             skip = 0
 
+    def entry_blocks(self, directory: InodeInfo) -> Iterator[list[tuple[int, bytes, int]]]:
+        """What `readdir` yields, block by block, for who walks the whole image.
+
+        Lists of (nid, name, file type) of an inode that is known to be a directory.
+        """
+        for number in range((directory.size + BLOCK_SIZE - 1) >> BLOCK_BITS):
+            yield self._entries(directory, self._block(directory, number))
+
     def _directory(self, nid: int) -> InodeInfo:
         directory = self.inode(nid)
         if not stat.S_ISDIR(directory.mode):
@@ -340,12 +348,11 @@ class ErofsImage:
             return False
         return next(self._visible_entries(inode, trusted), None) is not None
 
-    def xattr_entries(self, inode: InodeInfo) -> Iterator[tuple[int, bytes, int, int]]:
-        """Like `raw_xattrs`, without copies of the values, for who walks the whole image.
-
-        Yields (index in layout.XATTR_PREFIXES, rest of the name, start and end of the value).
-        """
-        return self._xattr_entries(inode)
+    def shared_xattr(self, inode: InodeInfo, reference: int) -> tuple[int, bytes, bytes]:
+        """(index in layout.XATTR_PREFIXES, rest of the name, value) of what `inode` refers to."""
+        offset = self._xattr_base + 4 * reference
+        index, rest, start, end = self._xattr_entry(inode, offset, self._length)
+        return index, rest, bytes(self.data[start:end])
 
     def _visible_entries(
         self, inode: InodeInfo, trusted: bool
@@ -402,11 +409,15 @@ class ErofsImage:
         inode = self.inode(nid)
         if not stat.S_ISLNK(inode.mode):
             raise OSError(errno.EINVAL, "not a symlink", f"{self.name}: inode {nid}")
+        return self.link_target(inode)
+
+    def link_target(self, inode: InodeInfo) -> bytes:
+        """The target of an inode that is known to be a symlink."""
         if not 0 < inode.size < _PATH_MAX:
-            self._bad_inode(nid, "is a symlink of impossible length")
+            self._bad_inode(inode.nid, "is a symlink of impossible length")
         target = self._block(inode, 0)
         if b"\0" in target:
-            self._bad_inode(nid, "is a symlink with a NUL in its target")
+            self._bad_inode(inode.nid, "is a symlink with a NUL in its target")
         return target
 
     def inline_data(self, nid: int) -> bytes | None:
