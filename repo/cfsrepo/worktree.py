@@ -94,8 +94,9 @@ class Worktree:
         progress = progress or NoProgress()
         scan = Scan(self.path, None if base is None else load_image(repo, base))
         root = scan.run(repo.objects, progress, workers=workers)
+        version = repo.meta.erofs_default
         with repo.objects.writer() as out:
-            write_image(root, out.write)
+            write_image(root, out.write, min_version=version, max_version=max(version, 1))
             digest = out.commit()
         repo.publish({}, [digest])
         if name is not None:

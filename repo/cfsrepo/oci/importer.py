@@ -21,6 +21,7 @@ import contextlib
 import mmap
 import os
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cfsrepo.erofs.writer import write_image
@@ -100,8 +101,12 @@ def import_image(
     *,
     xattrs: XattrMode,
     progress: Progress,
+    stored: Mapping[str, bytes] | None = None,
 ) -> PulledImage:
-    """Import the image of a manifest whose bytes were checked; its blobs come from `source`."""
+    """Import the image of a manifest whose bytes were checked; its blobs come from `source`.
+
+    `stored`: layers that are in the object store already (diff id -> digest of the stream).
+    """
     repo.check_writable()
     encode_tag(name)  # a name that is none must not be found out at the end
     config_name = f"configuration {manifest.config.digest}"
@@ -114,7 +119,7 @@ def import_image(
         )
     _warn_of_platform(config, progress)
 
-    layers = _known_layers(repo, config)
+    layers = {**_known_layers(repo, config), **(stored or {})}
     jobs = [
         LayerJob(diff_id, descriptor)
         for diff_id, descriptor in dict(zip(config.diff_ids, manifest.layers, strict=True)).items()

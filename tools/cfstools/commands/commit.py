@@ -6,6 +6,9 @@ import argparse
 import json
 import sys
 
+from cfsrepo.errors import UsageError
+from cfsrepo.oci.commit import commit_oci
+from cfsrepo.oci.merge import XattrMode
 from cfsrepo.worktree import Worktree
 from cfstools.context import open_repository
 from cfstools.progressbar import progress_for
@@ -20,6 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="files without a record have the owner and rights of the same path in IMAGE",
     )
+    parser.add_argument(
+        "--oci",
+        action="store_true",
+        help="make an OCI image: the layers of --base and one with the difference",
+    )
+    parser.add_argument(
+        "--xattrs",
+        choices=[mode.value for mode in XattrMode],
+        default=XattrMode.OCI.value,
+        help="with --oci: extended attributes that the image keeps, as with `cfs pull`",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -27,7 +41,20 @@ def run(args: argparse.Namespace) -> int:
     """Commit; prints the image's id and name."""
     progress = progress_for(sys.stderr)
     with open_repository(args) as repo:
-        made = Worktree(args.directory).commit(repo, args.name, base=args.base, progress=progress)
+        if args.oci:
+            if args.name is None:
+                raise UsageError("an OCI image needs a name: cfs commit --oci DIR NAME")
+            made = commit_oci(
+                repo,
+                args.directory,
+                args.name,
+                base=args.base,
+                xattrs=XattrMode(args.xattrs),
+                progress=progress,
+            )
+        else:
+            tree = Worktree(args.directory)
+            made = tree.commit(repo, args.name, base=args.base, progress=progress)
     if made.files_chmodded:
         progress.message(
             f"the mode of {made.files_chmodded} files was changed on disk; their records count "
