@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import stat
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -36,7 +35,7 @@ from pyfuse3 import (
 
 from cfsfuse.contents import Buffer
 from cfsfuse.reading import FileReader
-from cfsfuse.view import BLOCK_SIZE, ImageView, stat_blocks
+from cfsfuse.view import BLOCK_SIZE, ImageView, refused_access, stat_blocks
 from cfsfuse.xattrscan import XattrScan
 from cfsrepo.errors import CfsError
 
@@ -114,7 +113,11 @@ class Operations(pyfuse3.Operations):
         self._count("readdir")
         try:
             for position, name, nid in self._view.readdir(fh, start_id):
-                if not pyfuse3.readdir_reply(token, name, self._entry(nid), position):
+                try:
+                    entry = self._entry(nid)
+                except FUSEError:
+                    entry = self._absent  # damaged: an error for who asks for it
+                if not pyfuse3.readdir_reply(token, name, entry, position):
                     return
         except (OSError, CfsError) as error:
             self._fail(error)
@@ -131,14 +134,11 @@ class Operations(pyfuse3.Operations):
             self._fail(error)
 
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
-        """Reading is granted whatever the mode says; executing a file needs an `x` somewhere."""
         self._count("access")
-        if mode & 2:
-            raise FUSEError(errno.EROFS)
-        if not mode & 1:
-            return True
-        shown = self._entry(self._nid(inode)).st_mode
-        return bool(stat.S_ISDIR(shown) or shown & 0o111)
+        code = refused_access(self._entry(self._nid(inode)).st_mode, mode)
+        if code:
+            raise FUSEError(code)
+        return True
 
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         self._count("statfs")

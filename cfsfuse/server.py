@@ -21,7 +21,6 @@ import gc
 import logging
 import os
 import signal
-import stat
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -48,9 +47,9 @@ from cfsfuse.protocol import (
     Opcode,
 )
 from cfsfuse.reading import FileReader
-from cfsfuse.view import BLOCK_SIZE, ImageView, stat_blocks
+from cfsfuse.view import BLOCK_SIZE, ImageView, refused_access, stat_blocks
 from cfsfuse.xattrscan import XattrScan
-from cfsrepo.errors import CfsError
+from cfsrepo.errors import CfsError, InputError
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +75,7 @@ _WANTED: Final = (
 )
 _OPCODES: Final = frozenset(Opcode)
 _PADDING: Final = tuple(bytes(-length % 8) for length in range(8))
+_NO_ENTRY: Final = bytes(ENTRY_SIZE)
 _ABSENT: Final = ENTRY_OUT.pack(0, 0, _VALID, *[0] * (19))
 
 Body = bytes | bytearray | memoryview
@@ -338,14 +338,12 @@ class Server:
         return self._view.readlink(request.nodeid)
 
     def _access(self, request: Request) -> bytes:
-        """Reading is granted whatever the mode says; executing a file needs an `x` somewhere."""
+        """access(2) by the one who mounted."""
         mask, _ = ACCESS_IN.unpack_from(request.body)
-        if mask & os.W_OK:
-            raise OSError(errno.EROFS, "")
-        if mask & os.X_OK:
-            mode = self._view.attributes(self._nid(request.nodeid)).mode
-            if not (stat.S_ISDIR(mode) or mode & 0o111):
-                raise OSError(errno.EACCES, "")
+        mode = self._view.attributes(self._nid(request.nodeid)).mode
+        code = refused_access(mode, mask)
+        if code:
+            raise OSError(code, "")
         return b""
 
     def _statfs(self, request: Request) -> bytes:
@@ -372,7 +370,10 @@ class Server:
             length = len(name)
             if len(reply) + DIRENT_SIZE + length + 7 > size:
                 break
-            kind = self._view.attributes(nid).mode >> 12
+            try:
+                kind = self._view.attributes(nid).mode >> 12
+            except InputError:
+                kind = 0
             reply += DIRENT.pack(nid, position, length, kind)
             reply += name
             reply += _PADDING[length & 7]
@@ -388,10 +389,16 @@ class Server:
             length = len(name)
             if len(reply) + length > room:
                 break
-            shown = attributes(nid)
-            nodeid = ROOT_ID if nid == root else nid
-            reply += ENTRY_OUT.pack(nodeid, 0, _VALID, _VALID, 0, 0, *shown)
-            reply += DIRENT.pack(nid, position, length, shown[9] >> 12)
+            try:
+                shown = attributes(nid)
+            except InputError:
+                # A damaged inode is an error of its own, not of the directory: no attributes.
+                reply += _NO_ENTRY
+                reply += DIRENT.pack(nid, position, length, 0)
+            else:
+                nodeid = ROOT_ID if nid == root else nid
+                reply += ENTRY_OUT.pack(nodeid, 0, _VALID, _VALID, 0, 0, *shown)
+                reply += DIRENT.pack(nid, position, length, shown[9] >> 12)
             reply += name
             reply += _PADDING[length & 7]
         return reply

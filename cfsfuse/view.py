@@ -27,7 +27,7 @@ from cfsfuse.contents import Content, InlineContent, ZeroContent
 from cfsfuse.owners import Owners
 from cfsrepo.erofs import layout
 from cfsrepo.erofs.reader import Backing, ErofsImage, InodeInfo
-from cfsrepo.errors import NotFoundError, printable
+from cfsrepo.errors import InputError, NotFoundError, printable
 
 BLOCK_SIZE = 4096  # unit of I/O, and of `Usage`
 _STAT_BLOCK = 512
@@ -140,6 +140,8 @@ class ImageView:
         """The nid of `name` in a directory; None where it is not there, or is a whiteout."""
         if directory == self.root and name == b"..":
             return self.root
+        if len(name) > layout.NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         nid = self.image.lookup(directory, name)
         if nid is None or self._is_whiteout(nid):
             return None
@@ -156,7 +158,10 @@ class ImageView:
             yield position, name, nid
 
     def _is_whiteout(self, nid: int) -> bool:
-        inode = self.image.inode(nid)
+        try:
+            inode = self.image.inode(nid)
+        except InputError:
+            return False  # listed, and an error for who asks for it
         return inode.rdev == 0 and inode.mode & 0o170000 == _WHITEOUT_MODE
 
     def readlink(self, nid: int) -> bytes:
@@ -223,3 +228,17 @@ class ImageView:
 def stat_blocks(size: int) -> int:
     """st_blocks of a file of `size` bytes: its data in whole blocks, as the kernel counts."""
     return -(-size // BLOCK_SIZE) * (BLOCK_SIZE // _STAT_BLOCK)
+
+
+def refused_access(mode: int, mask: int) -> int:
+    """The errno that access(2) gives for a file of this mode; 0 where `mask` (R_OK...) is granted.
+
+    The one who mounted may read everything, whatever the mode says; to execute a file somebody must
+    be allowed to. Devices, FIFOs and sockets are written to without writing to the file system.
+    """
+    kind = stat.S_IFMT(mode)
+    if mask & os.W_OK and kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+        return errno.EROFS
+    if mask & os.X_OK and kind != stat.S_IFDIR and not mode & 0o111:
+        return errno.EACCES
+    return 0

@@ -24,11 +24,11 @@ LARGE = 3 * (1 << 20) + 5  # over what is checked as a whole
 class Sample:
     """A tree, its image in `image_file`, its objects below `object_dir`, its files' contents."""
 
-    root: Inode
+    root: Inode = field(repr=False)
     image_file: Path
     object_dir: Path
-    contents: dict[bytes, bytes]  # of regular files, by path
-    objects: dict[bytes, Path] = field(default_factory=dict)  # of regular files, by path
+    contents: dict[bytes, bytes] = field(repr=False)  # of regular files, by path
+    objects: dict[bytes, Path] = field(default_factory=dict, repr=False)  # of the same
 
     @property
     def image(self) -> ErofsImage:

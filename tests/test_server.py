@@ -284,6 +284,9 @@ def test_where_no_xattrs_are_the_kernel_stops_asking(tmp_path: Path) -> None:
         (b"large", os.X_OK, 0),
         (b"empty-dir", os.X_OK | os.R_OK, 0),
         (b"7f", os.X_OK, 0),
+        (b"7f", os.W_OK, errno.EROFS),
+        (b"null", os.W_OK, 0),
+        (b"null", os.X_OK, errno.EACCES),
     ],
 )
 def test_access(kernel: Kernel, name: bytes, mask: int, expected: int) -> None:
