@@ -329,31 +329,52 @@ class _Checker:
 
     def check_image_files(self, images: Iterable[tuple[str, bytes]]) -> set[bytes]:
         """Check image files, several at a time; returns the objects of their files."""
-        needed: set[bytes] = set()
-        found = parallel.run(sorted(images), self.check_image_file, self.workers)
+        expected: dict[bytes, int] = {}
+        doubtful: set[bytes] = set()  # of which two images say different sizes
+        checked = sorted(images)
+        found = parallel.run(checked, self.check_image_file, self.workers)
         for (image_id, digest), (kind, detail, objects) in found:
             self.result.images += 1
             if kind is Kind.BAD_IMAGE:
                 self.problem(kind, f"images/{image_id}", detail)
             elif kind is not None:
                 self.bad_object(digest, kind, detail)
-            needed |= objects.keys()
             for ref, size in objects.items():
-                actual = self.store.size(ref)
-                if actual is None:
-                    self.bad_object(ref, Kind.MISSING)
-                elif actual != size:
-                    # Whose fault it is, the digest says.
-                    state = content_state(self.store, ref)
-                    if state is not None:
-                        self.bad_object(ref, *state)
-                    else:
-                        self.problem(
-                            Kind.BAD_IMAGE,
-                            f"images/{image_id}",
-                            f"says that {object_path(ref)} has {size} bytes, not {actual}",
-                        )
-        return needed
+                if expected.setdefault(ref, size) != size:
+                    doubtful.add(ref)
+        doubtful |= self.check_sizes(expected)
+        # Whose fault a wrong size is, the digest says: of the file, or of the image.
+        sound = set()
+        for ref in sorted(doubtful):
+            state = content_state(self.store, ref)
+            if state is None:
+                sound.add(ref)
+            else:
+                self.bad_object(ref, *state)
+        for item in checked if sound else ():
+            said = self.check_image_file(item)[2]
+            for ref in sorted(sound & said.keys()):
+                if said[ref] != (actual := self.store.size(ref)):
+                    self.problem(
+                        Kind.BAD_IMAGE,
+                        f"images/{item[0]}",
+                        f"says that {object_path(ref)} has {said[ref]} bytes, not {actual}",
+                    )
+        return set(expected)
+
+    def check_sizes(self, expected: dict[bytes, int]) -> set[bytes]:
+        """The objects that are missing, or have another size than expected."""
+        groups: dict[int, list[bytes]] = {}
+        for digest in expected:
+            groups.setdefault(digest[0], []).append(digest)
+
+        def work(group: list[bytes]) -> list[bytes]:
+            return [digest for digest in group if self.store.size(digest) != expected[digest]]
+
+        wrong: set[bytes] = set()
+        for _, digests in parallel.run(list(groups.values()), work, self.workers):
+            wrong.update(digests)
+        return wrong
 
     def check_image_file(
         self, item: tuple[str, bytes]
