@@ -16,7 +16,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import hypothesis
 import pytest
+
+# The machine may be busy: no test fails for being slow.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

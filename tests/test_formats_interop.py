@@ -63,9 +63,7 @@ def run(*argv: str, data: bytes | None = None) -> bytes:
 
 
 @given(sha256_trees, versions)
-@settings(
-    max_examples=TREES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
-)
+@settings(max_examples=TREES, suppress_health_check=list(HealthCheck), print_blob=True)
 def test_random_trees_give_the_bytes_of_mkcomposefs(
     mkcomposefs: str, composefs_info: str, root: Inode, version: tuple[int, int]
 ) -> None:
@@ -82,7 +80,7 @@ def test_random_trees_give_the_bytes_of_mkcomposefs(
 
 
 @given(sha256_trees, versions)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 def test_fsck_finds_nothing(
     peer: Peer, tmp_path_factory: pytest.TempPathFactory, root: Inode, version: tuple[int, int]
 ) -> None:
