@@ -20,7 +20,9 @@ import hypothesis
 import pytest
 
 # The machine may be busy: no test fails for being slow.
-hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("untimed")
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
