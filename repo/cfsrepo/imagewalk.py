@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 
 from cfsrepo.erofs import layout
-from cfsrepo.erofs.reader import ErofsImage
+from cfsrepo.erofs.reader import ErofsImage, InodeInfo
 from cfsrepo.fsverity import Algorithm
 from cfsrepo.objects import digest_from_path
 
@@ -49,9 +49,9 @@ def walk(image: ErofsImage, start: bytes = b"/") -> Iterator[tuple[bytes, int, i
             stack.pop()
 
 
-def object_of(image: ErofsImage, nid: int, algorithm: Algorithm) -> bytes | None:
+def object_of(image: ErofsImage, inode: InodeInfo, algorithm: Algorithm) -> bytes | None:
     """The object with the content of a regular file; None for content inside the image."""
-    backing = image.backing(nid)
+    backing = image.backing_of(inode)
     if backing is None:
         return None
     if backing.digest is not None:
@@ -69,9 +69,10 @@ def needed_objects(image: ErofsImage, algorithm: Algorithm) -> dict[bytes, int]:
     for _, nid, kind in walk(image):
         if kind == layout.FT_REG and nid not in seen:
             seen.add(nid)
-            digest = object_of(image, nid, algorithm)
+            inode = image.inode(nid)
+            digest = object_of(image, inode, algorithm)
             if digest is not None:
-                found[digest] = image.inode(nid).size
+                found[digest] = inode.size
     return found
 
 
@@ -85,7 +86,7 @@ def paths_of(
         if kind != layout.FT_REG:
             continue
         if nid not in objects:
-            objects[nid] = object_of(image, nid, algorithm)
+            objects[nid] = object_of(image, image.inode(nid), algorithm)
         digest = objects[nid]
         if digest in wanted:
             found.setdefault(digest, []).append(path)

@@ -456,9 +456,13 @@ class ErofsImage:
 
         The path is what the image says without its leading `/`; it may be anything.
         """
+        return self.backing_of(self.inode(nid))
+
+    def backing_of(self, inode: InodeInfo) -> Backing | None:
+        """`backing` of an inode that was read already, for who walks the whole image."""
         redirect: bytes | None = None
         digest: bytes | None = None
-        for index, rest, start, end in self._xattr_entries(self.inode(nid)):
+        for index, rest, start, end in self._xattr_entries(inode):
             if index != _INDEX_TRUSTED or not rest.startswith(_OWN):
                 continue
             name = _TRUSTED + rest
