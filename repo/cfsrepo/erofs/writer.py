@@ -14,14 +14,14 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Callable
-from itertools import chain, repeat
-from struct import Struct
+from itertools import repeat
 
 from cfsrepo.erofs import layout
 from cfsrepo.erofs.directory import TAIL_MAX, Directory, dirents, split_into_blocks
 from cfsrepo.erofs.layout import BLOCK_SIZE
 from cfsrepo.erofs.legacy_writer import write_legacy_image
-from cfsrepo.erofs.plan import Pair, Plan, entry_bytes, entry_size
+from cfsrepo.erofs.plan import Plan, entry_bytes
+from cfsrepo.erofs.xattrareas import Area, AreaTemplate, XattrAreas
 from cfsrepo.errors import InputError, LimitError
 from cfsrepo.tree import Inode, paused_gc
 
@@ -60,50 +60,18 @@ def write_image(root: Inode, out: Out, *, min_version: int = 1, max_version: int
         _Writer(Plan(root, min_version=min_version, max_version=max_version)).write(out)
 
 
-class _Area:
-    """A complete xattr area, of one inode or of many."""
-
-    __slots__ = ("data", "own", "shared", "size")
-
-    def __init__(self, shared: list[Pair], own: list[Pair]) -> None:
-        self.shared = shared
-        self.own = own
-        self.size = layout.XATTR_BODY_SIZE + 4 * len(shared) + sum(map(entry_size, own))
-        self.data = b""
-
-
-class _Template:
-    """The xattr area of files whose object nobody else has: all but the digest and the payload.
-
-    `compact` and `extended` pack inode and area in one go: the inode's fields, then (bytes before
-    the digest, digest, bytes between, payload, bytes after).
-    """
-
-    __slots__ = ("after", "before", "between", "compact", "extended", "own", "shared", "size")
-
-    def __init__(self, shared: list[Pair], own: list[Pair]) -> None:
-        self.shared = shared
-        self.own = own  # with an empty digest and payload of the right length
-        self.size = layout.XATTR_BODY_SIZE + 4 * len(shared) + sum(map(entry_size, own))
-        self.before = self.between = self.after = b""
-        self.compact = self.extended = layout.INODE_COMPACT
-
-
 class _Writer:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._areas: dict[object, _Area | _Template] = {}
-        self._area_of: list[_Area | _Template | None] = []
+        self._areas = XattrAreas(plan)
         self._nids: list[int] = []
         self._extended = bytearray(len(plan.inodes))
         self._types = bytearray(len(plan.inodes))
         # Inodes with data blocks, by index: (number of blocks, bytes of the tail).
         self._blocks: dict[int, tuple[int, int]] = {}
         self._inodes_end = 0
-        self._xattr_base = 0
 
     def write(self, out: Out) -> None:
-        self._assign_areas()
         self._place()
         try:
             self._emit(out)
@@ -125,84 +93,6 @@ class _Writer:
                 )
         return LimitError("the image is too large")
 
-    # --- extended attributes ---------------------------------------------------------------------
-
-    def _assign_areas(self) -> None:
-        plan, areas, result = self._plan, self._areas, self._area_of
-        shared_digests, shared_redirects = plan.shared_digests, plan.shared_redirects
-        key: object
-        for inode, xattrs in zip(plan.inodes, plan.xattrs, strict=True):
-            if not inode.size or inode.content is not None or inode.mode & _IFMT != _REG:
-                if xattrs is None:
-                    result.append(None)
-                    continue
-                key = xattrs
-                area = areas.get(key)
-                if area is None:
-                    area = areas[key] = _Area(*plan.split(list(xattrs.pairs)))
-                result.append(area)
-                continue
-            digest, payload = inode.digest, inode.payload
-            if payload and digest and not (digest in shared_digests or payload in shared_redirects):
-                key = (xattrs, len(digest), len(payload))
-                area = areas.get(key)
-                if area is None:
-                    area = areas[key] = _Template(*plan.split(plan.all_pairs(xattrs, inode)))
-            else:
-                key = (xattrs, digest, payload)
-                area = areas.get(key)
-                if area is None:
-                    area = areas[key] = _Area(*plan.split(plan.all_pairs(xattrs, inode)))
-            result.append(area)
-
-    def _head(self, area: _Area | _Template) -> bytes:
-        """The body header of an area with its references into the shared one."""
-        names = 0
-        for key, _ in chain(area.shared, area.own):
-            names |= layout.xattr_filter_bit(key)
-        offsets, base = self._plan.shared_offsets, self._xattr_base
-        head = layout.XATTR_BODY.pack(layout.XATTR_FILTER_ALL & ~names, len(area.shared))
-        if not area.shared:
-            return head
-        references = [(base + offsets[pair]) // 4 for pair in area.shared]
-        return head + struct.pack(f"<{len(references)}I", *references)
-
-    def _finish_areas(self) -> None:
-        """Make the areas' bytes, now that the place of the shared area is known."""
-        self._xattr_base = self._inodes_end % BLOCK_SIZE
-        for area in self._areas.values():
-            head = self._head(area)
-            if isinstance(area, _Area):
-                area.data = head + b"".join(map(entry_bytes, area.own))
-                continue
-            names = [key for key, _ in area.own]
-            at_digest = names.index(layout.OVERLAY_METACOPY)
-            at_redirect = names.index(layout.OVERLAY_REDIRECT)
-            metacopy, redirect = area.own[at_digest], area.own[at_redirect]
-            digest_size = len(metacopy[1]) - layout.METACOPY.size
-            payload_size = len(redirect[1]) - 1
-            opening = entry_bytes(metacopy)
-            opening = opening[: len(opening) - (-len(opening) & 3)]
-            stripped = len(opening) - digest_size
-            area.before = (
-                head + b"".join(map(entry_bytes, area.own[:at_digest])) + opening[:stripped]
-            )
-            redirect_entry = entry_bytes(redirect)
-            lead = layout.XATTR_ENTRY_SIZE + len(layout.split_xattr_name(redirect[0])[1]) + 1
-            area.between = (
-                b"".join(map(entry_bytes, area.own[at_digest + 1 : at_redirect]))
-                + redirect_entry[:lead]
-            )
-            area.after = redirect_entry[lead + payload_size :] + b"".join(
-                map(entry_bytes, area.own[at_redirect + 1 :])
-            )
-            area_format = (
-                f"{len(area.before)}s{digest_size}s{len(area.between)}s{payload_size}s"
-                f"{len(area.after)}s"
-            )
-            area.compact = Struct(layout.INODE_COMPACT.format + area_format)
-            area.extended = Struct(layout.INODE_EXTENDED.format + area_format)
-
     # --- placement -------------------------------------------------------------------------------
 
     def _place(self) -> None:
@@ -212,7 +102,7 @@ class _Writer:
         nids, extended, types = self._nids, self._extended, self._types
         directories = iter(plan.directories)
         pos = layout.INODES_OFFSET
-        for index, (inode, area) in enumerate(zip(plan.inodes, self._area_of, strict=True)):
+        for index, (inode, area) in enumerate(zip(plan.inodes, self._areas.of_inode, strict=True)):
             mode = inode.mode
             kind = mode & _IFMT
             size = inode.size
@@ -342,7 +232,7 @@ class _Writer:
             *repeat(0, 9),
         )
         out(bytes(head))
-        self._finish_areas()
+        self._areas.finish(self._inodes_end % BLOCK_SIZE)
         self._emit_inodes(out, data_start // BLOCK_SIZE)
         shared = [entry_bytes(pair) for pair in plan.shared_offsets]
         shared.append(bytes(data_start - self._inodes_end - plan.shared_size))
@@ -356,7 +246,7 @@ class _Writer:
         directories = iter(plan.directories)
         base = layout.INODES_OFFSET
         buffer = bytearray(_FLUSH + 2 * 0x12000)  # any inode with its xattrs and tail fits behind
-        columns = zip(plan.inodes, self._area_of, self._nids, self._extended, strict=True)
+        columns = zip(plan.inodes, self._areas.of_inode, self._nids, self._extended, strict=True)
         for index, (inode, area, nid, is_extended) in enumerate(columns):
             at = (nid << 5) - base
             if at >= _FLUSH:
@@ -385,7 +275,7 @@ class _Writer:
                     else:
                         tail = _HOLE if size <= _ONE_CHUNK_MAX else _HOLE * layout.chunk_count(size)
                     union |= layout.chunk_bits(size) - layout.BLOCK_BITS
-                    if type(area) is _Template:
+                    if type(area) is AreaTemplate:
                         template = area
                 elif index in has_blocks:
                     blocks, length = has_blocks[index]
@@ -457,7 +347,7 @@ class _Writer:
                     )  # fmt: skip
                     at += 32
                 if area is not None:
-                    assert isinstance(area, _Area)
+                    assert isinstance(area, Area)
                     data = area.data
                     buffer[at : at + len(data)] = data
                     at += len(data)
