@@ -39,7 +39,10 @@ def test_openat2_opens_below(tree: Path) -> None:
     ],
 )
 def test_openat2_refuses(tree: Path, path: str, resolve: int, code: int) -> None:
-    with linux.opened(str(tree), os.O_RDONLY) as root, pytest.raises(OSError, match=os.strerror(code)) as caught:
+    with (
+        linux.opened(str(tree), os.O_RDONLY) as root,
+        pytest.raises(OSError, match=os.strerror(code)) as caught,
+    ):
         linux.openat2(root, path, os.O_RDONLY, resolve=resolve)
     assert caught.value.errno == code
     assert caught.value.filename == path

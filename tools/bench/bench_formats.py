@@ -52,13 +52,13 @@ def run(rounds: int) -> list[Row]:
     rows: list[Row] = []
     with scratch_directory("formats") as scratch:
         dump, image = os.path.join(scratch, "dump"), os.path.join(scratch, "image")
+        make = ["--from-file", dump, image]
         for entries in (100_000, 1_000_000):
             with open(dump, "wb") as file:
                 file.writelines(line + b"\n" for line in dump_lines(entries))
             size = f"{entries:,} entries"
-            make = ["--from-file", dump, image]
-            ours = Contender("cfs", lambda make=make: [*cfs, "mkcomposefs", *make])
-            peer = Contender("mkcomposefs", lambda make=make: [mkcomposefs, *make])
+            ours = Contender("cfs", lambda: [*cfs, "mkcomposefs", *make])
+            peer = Contender("mkcomposefs", lambda: [mkcomposefs, *make])
             rows += compare(SUBJECT, f"image of {size}", ours, peer, rounds, WRITE_TARGET)
             ours = Contender("cfs", lambda: quiet([*cfs, "composefs-info", "dump", image]))
             peer = Contender("composefs-info", lambda: quiet([info, "dump", image]))
