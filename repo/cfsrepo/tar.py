@@ -56,7 +56,7 @@ _KINDS = {
 _EXTENSIONS = {b"L": "GNU long name", b"K": "GNU long link", b"x": "pax header"}
 _SPARSE = b"S"
 _TERMINATORS = b"\0 "
-_OWNERS_MAX = 4096
+_CACHE_MAX = 4096
 _GLOBAL = b"g"
 
 
@@ -135,7 +135,10 @@ class TarParser:
         """`name` is for error messages. `only_schily`: see `tarfields.pax_xattr`."""
         self._name = name
         self._only_schily = only_schily
-        self._owners: dict[bytes, tuple[int, int, int]] = {}  # raw fields -> mode, uid, gid
+        # What fields repeat from member to member is kept by their bytes: quicker, and one number
+        # in memory for all members of an image.
+        self._owners: dict[bytes, tuple[int, int, int]] = {}  # -> mode, uid, gid
+        self._times: dict[bytes, int] = {}
         self.position = 0
         self.need = BLOCK
         self.ended = False
@@ -174,17 +177,15 @@ class TarParser:
         if not tarfields.checksum_matches(buffer, start, checksum):
             self._end_or_damage(buffer, start)
             return None
-        # Fields repeat from member to member: mode, uid and gid are looked up by their raw bytes.
         mode, uid, gid = self._owners.get(owner) or self._parse_owner(owner)
         # isdigit() keeps out what int() would take beside digits (signs, underscores, spaces).
         if raw_size[:11].isdigit() and raw_size[11] in _TERMINATORS:
             size = int(raw_size[:11], 8)
         else:
             size = tarfields.number(raw_size, "size")
-        if raw_mtime[:11].isdigit() and raw_mtime[11] in _TERMINATORS:
-            mtime = int(raw_mtime[:11], 8)
-        else:
-            mtime = tarfields.number(raw_mtime, "mtime")
+        mtime = self._times.get(raw_mtime)
+        if mtime is None:
+            mtime = self._parse_time(raw_mtime)
         path = name.partition(b"\0")[0]
         if prefix[0] and magic[:6] == b"ustar\0":
             path = prefix.partition(b"\0")[0] + b"/" + path
@@ -274,10 +275,17 @@ class TarParser:
             _id(tarfields.number(raw[8:16], "uid"), "uid"),
             _id(tarfields.number(raw[16:24], "gid"), "gid"),
         )
-        if len(self._owners) >= _OWNERS_MAX:
+        if len(self._owners) >= _CACHE_MAX:
             self._owners.clear()
         self._owners[raw] = ids
         return ids
+
+    def _parse_time(self, raw: bytes) -> int:
+        time = tarfields.number(raw, "mtime")
+        if len(self._times) >= _CACHE_MAX:
+            self._times.clear()
+        self._times[raw] = time
+        return time
 
     def _end_or_damage(self, buffer: bytes, start: int) -> None:
         """The block at `start` has a wrong checksum: the end marker, or damage."""
