@@ -110,6 +110,34 @@ def test_directory_with_a_digest_store(tmp_path: Path) -> None:
     assert lines[2].startswith(b"/same 65 @100644 2 ")
 
 
+def test_a_bare_user_tree_is_what_its_records_say(tmp_path: Path) -> None:
+    repo, tree = tmp_path / "repo", tmp_path / "tree"
+    output("--repo", repo, "init")
+    dump = (
+        b"/ 4096 41777 3 5 6 0 1.5 - - - user.a=b\n"
+        b"/dev 0 20600 1 7 8 259 2.0 - - - trusted.x=y\n"
+        b"/dir 27 40700 2 70000 0 0 3.0 - - -\n"
+        b"/file 5 104755 1 0 9 0 4.0 - hello -\n"
+    )
+    output("--repo", repo, "import-dump", "-", "image", data=dump)
+    try:
+        os.setxattr(tmp_path, "user.test", b"")
+    except OSError:
+        pytest.skip("needs a file system with user xattrs for temporary files")
+    assert cfs("--repo", repo, "checkout", "image", tree).returncode == 0
+    image = output("mkcomposefs", "--min-version=1", tree, "-")
+    assert output("composefs-info", "dump", "/dev/stdin", data=image) == dump_bytes(tree_of(dump))
+    options = ["--use-epoch", "--skip-devices", "--user-xattrs"]
+    image = output("mkcomposefs", *options, tree, "-")
+    assert output("composefs-info", "dump", "/dev/stdin", data=image) == (
+        b"/ 4096 41777 3 5 6 0 0.0 - - - user.a=b\n"
+        b"/dir 27 40700 2 70000 0 0 0.0 - - -\n"
+        b"/file 5 104755 1 0 9 0 0.0 - hello -\n"
+    )
+    image = output("mkcomposefs", "--skip-xattrs", tree, "-")
+    assert b"user.a" not in output("composefs-info", "dump", "/dev/stdin", data=image)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

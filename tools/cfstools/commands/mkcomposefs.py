@@ -1,8 +1,9 @@
 """`cfs mkcomposefs`: composefs's program of that name, argument for argument.
 
 Also the program itself, when `cfs` is called `mkcomposefs`. Output and exit status are those of the
-C tool; two things are better here: IMAGE is replaced when the new image is complete (the C tool has
-emptied it by the time it finds an error), and directories keep their hard links.
+C tool; three things are better here: IMAGE is replaced when the new image is complete (the C tool
+has emptied it by the time it finds an error), directories keep their hard links, and a bare-user
+tree (`cfs checkout`, `cfs unpack`) is taken for what its records say.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from cfsrepo.errors import UsageError
 from cfsrepo.fsverity import Algorithm, VerityPolicy
 from cfsrepo.image import make_image
 from cfsrepo.objects import ObjectStore
+from cfsrepo.progress import NoProgress
 from cfsrepo.scan import KeptXattrs, scan_directory
-from cfsrepo.tree import Inode
+from cfsrepo.tree import Inode, walk
+from cfsrepo.treescan import Scan
+from cfsrepo.worktree import Worktree
 
 USAGE = """\
 Usage: {prog} [OPTIONS] SOURCE IMAGE
@@ -175,20 +179,38 @@ def _load(options: _Options) -> Inode:
         os.makedirs(options.digest_store, exist_ok=True)
         store = ObjectStore(options.digest_store, Algorithm.SHA256, VerityPolicy.TRY)
     try:
-        tree = scan_directory(
-            options.source,
-            xattrs=kept,
-            use_epoch=options.use_epoch,
-            skip_devices=options.skip_devices,
-            store=store,
-            threads=options.threads,
-        )
+        if Worktree(options.source).is_bare_user:
+            tree = Scan(options.source).run(store, NoProgress(), workers=options.threads)
+            _reduce(tree, options, kept)
+        else:
+            tree = scan_directory(
+                options.source,
+                xattrs=kept,
+                use_epoch=options.use_epoch,
+                skip_devices=options.skip_devices,
+                store=store,
+                threads=options.threads,
+            )
         if store is not None:
             linux.syncfs(store.dir_fd)
     finally:
         if store is not None:
             store.close()
     return tree
+
+
+def _reduce(root: Inode, options: _Options, kept: KeptXattrs) -> None:
+    """Take out of a tree what the options say; `scan_directory` does not take it in."""
+    for _, inode in walk(root):
+        if options.use_epoch:
+            inode.mtime_sec = inode.mtime_nsec = 0
+        if kept is not KeptXattrs.ALL and inode.xattrs:
+            user = {key: value for key, value in inode.xattrs.items() if key.startswith(b"user.")}
+            inode.xattrs = user if kept is KeptXattrs.USER else None
+        if options.skip_devices and inode.entries:
+            inode.entries = {
+                name: below for name, below in inode.entries.items() if not below.is_device
+            }
 
 
 def _write(path: str, image: bytes) -> None:
