@@ -11,12 +11,12 @@ import pytest
 
 from cfsrepo import fsck, fsverity, names
 from cfsrepo.errors import NotFoundError, UsageError
-from cfsrepo.fsck import Checked, Kind, Problem
 from cfsrepo.fsverity import Algorithm, VerityPolicy
 from cfsrepo.gc import collect
 from cfsrepo.objects import object_path
 from cfsrepo.oci.importer import PulledImage, pull
 from cfsrepo.oci.merge import XattrMode
+from cfsrepo.problems import Checked, Kind, Problem
 from cfsrepo.repair import MendingStore, repair
 from cfsrepo.repository import Repository
 from cfsrepo.splitstream import OCI_MANIFEST, SplitStreamWriter

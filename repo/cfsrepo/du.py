@@ -20,9 +20,10 @@ from typing import Final
 from cfsrepo import imagewalk, names
 from cfsrepo.erofs import layout
 from cfsrepo.erofs.reader import ErofsImage
+from cfsrepo.identity import PRIVATE_DIRECTORY
 from cfsrepo.mark import Marker
 from cfsrepo.names import ImageName
-from cfsrepo.repository import PRIVATE_DIRECTORY, Repository
+from cfsrepo.repository import Repository
 
 _BLOCK: Final = 512  # st_blocks counts these
 

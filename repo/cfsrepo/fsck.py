@@ -23,96 +23,20 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Final
 
-from cfsrepo import fsverity, imageinfo, imagewalk, linux, names, parallel, repometa
+from cfsrepo import content, fsverity, imageinfo, imagewalk, linux, names, parallel, repometa
 from cfsrepo.erofs.reader import ErofsImage
 from cfsrepo.errors import CfsError, NotFoundError
-from cfsrepo.fsverity import Algorithm, VerityPolicy
+from cfsrepo.fsverity import VerityPolicy
 from cfsrepo.names import ImageName
-from cfsrepo.objects import ObjectStore, object_path
+from cfsrepo.objects import object_path
+from cfsrepo.problems import Checked, Kind, Need, Problem
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.repository import Repository
 from cfsrepo.splitstream import SplitStream
 
-_SMALL: Final = 1 << 20  # objects up to here are read whole
 _OCI_DOCUMENTS: Final = (names.MANIFEST_PREFIX, names.CONFIG_PREFIX)
-
-
-class Kind(StrEnum):
-    """What is wrong."""
-
-    DAMAGED = "damaged"
-    """An object's content does not have the digest that is its name."""
-    MISSING = "missing"
-    """An object that something refers to does not exist."""
-    UNREADABLE = "unreadable"
-    """The operating system cannot read it."""
-    UNPROTECTED = "unprotected"
-    """The policy requires fs-verity, and the file has none."""
-    STRAY = "stray"
-    """A file where none of this kind belongs."""
-    BAD_LINK = "bad link"
-    """A link in streams/ or images/ that points to no object, or not to that of its name."""
-    BAD_NAME = "bad name"
-    """A reference below refs/ to something that does not exist."""
-    BAD_STREAM = "bad stream"
-    """A stream that has its digest and still is none, or not the one of its name."""
-    BAD_IMAGE = "bad image"
-    """An image file that has its digest and still is none, or contradicts its objects."""
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """An image that needs an object."""
-
-    name: str
-    """A name of it, else its id or its manifest's digest."""
-    image_id: str | None
-    """None where what says it is damaged."""
-    paths: tuple[bytes, ...]
-    """Paths of the files with this content; none where the image needs it as a whole."""
-
-
-@dataclass(slots=True)
-class Problem:
-    """One thing that is wrong."""
-
-    kind: Kind
-    path: str
-    """In the repository."""
-    detail: str = ""
-    digest: bytes | None = None
-    """The object that is missing or damaged."""
-    streams: list[str] = field(default_factory=list)
-    """Content ids of the streams that need it."""
-    needs: list[Need] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Checked:
-    """The result of a check."""
-
-    objects: int = 0
-    """Objects whose content was checked."""
-    size: int = 0
-    """Bytes of them."""
-    streams: int = 0
-    images: int = 0
-    names: int = 0
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def clean(self) -> bool:
-        """Nothing is wrong."""
-        return not self.problems
-
-    def bad_objects(self) -> set[bytes]:
-        """Digests of all objects that are missing, damaged or cannot be read."""
-        bad = (Kind.DAMAGED, Kind.MISSING, Kind.UNREADABLE)
-        return {p.digest for p in self.problems if p.digest is not None and p.kind in bad}
 
 
 def check(
@@ -304,7 +228,7 @@ class _Checker:
             self.bad_object(digest, Kind.UNREADABLE, str(error.strerror), content_id)
         except CfsError as error:
             # The digest decides whether the object is damaged or was never a stream.
-            if content_state(self.store, digest) is None:
+            if content.state(self.store, digest) is None:
                 self.problem(Kind.BAD_STREAM, f"streams/{content_id}", str(error))
             else:
                 self.bad_object(digest, Kind.DAMAGED, stream=content_id)
@@ -321,10 +245,10 @@ class _Checker:
         if algorithm not in ("sha256", "sha512"):
             return
         try:
-            content = imageinfo.document(self.repository, stream)
+            document = imageinfo.document(self.repository, stream)
         except (CfsError, OSError):
             return  # its object is missing or damaged, which is told for the object
-        if hashlib.new(algorithm, content).hexdigest() != wanted:
+        if hashlib.new(algorithm, document).hexdigest() != wanted:
             self.problem(Kind.BAD_STREAM, f"streams/{content_id}", "its content has another digest")
 
     def check_image_files(self, images: Iterable[tuple[str, bytes]]) -> set[bytes]:
@@ -346,7 +270,7 @@ class _Checker:
         # Whose fault a wrong size is, the digest says: of the file, or of the image.
         sound = set()
         for ref in sorted(doubtful):
-            state = content_state(self.store, ref)
+            state = content.state(self.store, ref)
             if state is None:
                 sound.add(ref)
             else:
@@ -381,7 +305,7 @@ class _Checker:
     ) -> tuple[Kind | None, str, dict[bytes, int]]:
         """What is wrong with an image file, and its files' objects with sizes."""
         image_id, digest = item
-        state = content_state(self.store, digest)
+        state = content.state(self.store, digest)
         if state is not None:
             return *state, {}
         try:
@@ -401,7 +325,7 @@ class _Checker:
         self.progress.start(task, len(digests), "objects")
 
         def work(group: list[bytes]) -> tuple[int, list[tuple[bytes, Kind, str]]]:
-            return _check_group(self.store, sorted(group), require, self.deep)
+            return content.check_group(self.store, sorted(group), require, self.deep)
 
         for group, (size, bad) in parallel.run(list(groups.values()), work, self.workers):
             self.result.objects += len(group)
@@ -493,54 +417,3 @@ def _paths(repository: Repository, image_id: str, wanted: set[bytes]) -> dict[by
             return imagewalk.paths_of(image, wanted, repository.algorithm)
     except (CfsError, OSError):
         return {}
-
-
-def content_state(store: ObjectStore, digest: bytes) -> tuple[Kind, str] | None:
-    """What is wrong with an object (missing, damaged, unreadable); None when it is good."""
-    _, bad = _check_group(store, [digest], False, False)
-    return bad[0][1:] if bad else None
-
-
-def _check_group(
-    store: ObjectStore, digests: list[bytes], require: bool, deep: bool
-) -> tuple[int, list[tuple[bytes, Kind, str]]]:
-    """Bytes checked, and what is wrong with which object."""
-    algorithm = store.algorithm
-    total = 0
-    bad: list[tuple[bytes, Kind, str]] = []
-    measured_here = True  # until a file system says that it has no fs-verity at all
-    for digest in digests:
-        try:
-            fd = store.open(digest)
-        except NotFoundError:
-            bad.append((digest, Kind.MISSING, ""))
-            continue
-        except OSError as error:
-            bad.append((digest, Kind.UNREADABLE, error.strerror or ""))
-            continue
-        try:
-            size = os.fstat(fd).st_size
-            total += size
-            measured = fsverity.measure(fd, algorithm) if measured_here else None
-            if measured is None:
-                measured_here = require
-                if require:
-                    bad.append((digest, Kind.UNPROTECTED, ""))
-            if measured is not None and deep:
-                fsverity.digest_fd(fd, algorithm)  # a block that the kernel finds wrong is an EIO
-            found = measured or _compute(fd, size, algorithm)
-            if found != digest:
-                bad.append((digest, Kind.DAMAGED, f"its content has the digest {found.hex()}"))
-        except OSError as error:
-            bad.append((digest, Kind.UNREADABLE, error.strerror or ""))
-        finally:
-            os.close(fd)
-    return total, bad
-
-
-def _compute(fd: int, size: int, algorithm: Algorithm) -> bytes:
-    if size <= _SMALL:
-        data = os.read(fd, size + 1)
-        if len(data) == size:
-            return fsverity.digest(data, algorithm)
-    return fsverity.digest_fd(fd, algorithm)

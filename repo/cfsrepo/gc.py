@@ -25,10 +25,11 @@ from typing import Final
 
 from cfsrepo import linux, pins, refs, repometa
 from cfsrepo.fsverity import Algorithm
+from cfsrepo.identity import PRIVATE_DIRECTORY
 from cfsrepo.mark import Marked, Marker
 from cfsrepo.objects import TEMPORARY_PREFIX, digest_from_path
 from cfsrepo.progress import NoProgress, Progress
-from cfsrepo.repository import PRIVATE_DIRECTORY, Repository
+from cfsrepo.repository import Repository
 
 _MERKLE: Final = f"{PRIVATE_DIRECTORY}/merkle"  # hash trees of large objects, by object
 _BLOCK: Final = 512  # st_blocks counts these

@@ -29,7 +29,8 @@ from typing import Any, Final
 
 from cfsrepo import linux, mounttable
 from cfsrepo.errors import NotFoundError, RepositoryError
-from cfsrepo.repository import PRIVATE_DIRECTORY, Repository
+from cfsrepo.identity import PRIVATE_DIRECTORY
+from cfsrepo.repository import Repository
 
 _DIRECTORY: Final = "pins"
 _PATH: Final = f"{PRIVATE_DIRECTORY}/{_DIRECTORY}"

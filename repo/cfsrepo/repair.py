@@ -23,9 +23,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from cfsrepo import fsck, names, refs
+from cfsrepo import content, fsck, names, refs
 from cfsrepo.errors import CfsError, NotFoundError, UsageError
-from cfsrepo.fsck import Checked, Kind, Problem
+from cfsrepo.identity import PRIVATE_DIRECTORY
 from cfsrepo.mark import Marker
 from cfsrepo.objects import ObjectStore, Ways, object_path
 from cfsrepo.oci import importer
@@ -33,8 +33,9 @@ from cfsrepo.oci.documents import Descriptor
 from cfsrepo.oci.layout import Layout
 from cfsrepo.oci.merge import XattrMode
 from cfsrepo.oci.reference import parse_reference
+from cfsrepo.problems import Checked, Kind, Problem
 from cfsrepo.progress import NoProgress, Progress
-from cfsrepo.repository import PRIVATE_DIRECTORY, Repository
+from cfsrepo.repository import Repository
 
 _QUARANTINE: Final = "quarantine"
 
@@ -84,7 +85,7 @@ class MendingStore(ObjectStore):
         """Whether the object is still bad; looks again."""
         if digest not in self.bad:
             return False
-        if fsck.content_state(self._plain, digest) is not None:
+        if content.state(self._plain, digest) is not None:
             return True
         self.bad.discard(digest)
         return False
@@ -251,11 +252,11 @@ class _Repair:
         if other.algorithm is not self.repository.algorithm:
             raise UsageError(f"{other.path}: has {other.algorithm} digests")
         for digest in sorted(self.store.bad):
-            if fsck.content_state(other.objects, digest) is None:
+            if content.state(other.objects, digest) is None:
                 self.store.copy_from(other.objects, digest, Ways())
         for content_id in sorted(self.bad_links):
             stream = other.stream_id(content_id)
-            if stream is None or fsck.content_state(other.objects, stream) is not None:
+            if stream is None or content.state(other.objects, stream) is not None:
                 continue
             marked = Marker(other).reach({content_id: stream}, ())
             for digest in sorted(marked.live):

@@ -39,7 +39,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from types import TracebackType
 from typing import Final, Self
 
-from cfsrepo import fsverity, linux, names, refs, repometa
+from cfsrepo import fsverity, identity, linux, names, refs, repometa
 from cfsrepo.errors import (
     NotFoundError,
     RepositoryError,
@@ -48,26 +48,20 @@ from cfsrepo.errors import (
     VerityError,
 )
 from cfsrepo.fsverity import Algorithm, Buffer, VerityPolicy
+from cfsrepo.identity import PRIVATE_DIRECTORY
 from cfsrepo.names import ImageName
 from cfsrepo.objects import (
     ObjectStore,
     digest_from_path,
-    enable_when_idle,
     make_directory,
     object_path,
-    unsupported,
 )
 from cfsrepo.repometa import RepositoryMeta
 from cfsrepo.splitstream import SplitStream
 
-PRIVATE_DIRECTORY: Final = "cfsfuse"
 _TURNSTILE: Final = f"{PRIVATE_DIRECTORY}/turnstile"
 _TURNSTILE_WAIT: Final = 1.0  # seconds
 _TURNSTILE_POLL: Final = 0.005
-_POLICY_FILE: Final = f"{PRIVATE_DIRECTORY}/verity"
-_META_SIZE_MAX: Final = 1 << 20
-# What a killed `init` leaves in the directory.
-_INIT_LEFTOVERS: Final = frozenset({PRIVATE_DIRECTORY, f"{repometa.FILE_NAME}.new"})
 
 
 class Repository:
@@ -108,15 +102,15 @@ class Repository:
         """
         path = os.path.abspath(path)
         meta = RepositoryMeta(algorithm)
-        made = _make_root(path)
+        made = identity.make_root(path)
         try:
             with linux.opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
                 linux.lock_exclusive(fd)
-                if not _exists(fd, repometa.FILE_NAME):
-                    if not made and set(os.listdir(fd)) - _INIT_LEFTOVERS:
+                if not identity.exists(fd, repometa.FILE_NAME):
+                    if not made and set(os.listdir(fd)) - identity.LEFTOVERS:
                         raise UsageError(f"{path}: exists and is neither empty nor a repository")
-                    write_policy(fd, verity)
-                    _write_meta(path, fd, meta, verity)
+                    identity.write_policy(fd, verity)
+                    identity.write_meta(path, fd, meta, verity)
                     made = False
         finally:
             if made:
@@ -147,8 +141,8 @@ class Repository:
         try:
             _pass_turnstile(fd)
             linux.lock_shared(fd)
-            meta, protected = _read_meta(path, fd)
-            policy = _read_policy(path, fd)
+            meta, protected = identity.read_meta(path, fd)
+            policy = identity.read_policy(path, fd)
             if protected:
                 policy = VerityPolicy.REQUIRE
             elif policy is VerityPolicy.REQUIRE and check_policy:
@@ -453,87 +447,3 @@ def _check_content_id(content_id: str) -> str:
     if "/" in content_id or "\0" in content_id or content_id in ("", ".", "..", "refs"):
         raise UsageError(f"{content_id}: not the name of a stream")
     return content_id
-
-
-# --- making and reading what identifies a repository ---------------------------------------------
-
-
-def _make_root(path: str) -> bool:
-    """Make the directory of a repository; False where it exists."""
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        return False
-    return True
-
-
-def _exists(fd: int, name: str) -> bool:
-    try:
-        os.lstat(name, dir_fd=fd)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def write_policy(fd: int, policy: VerityPolicy) -> None:
-    """Record the policy, atomically."""
-    make_directory(PRIVATE_DIRECTORY, fd)
-    temporary = f"{_POLICY_FILE}.new"
-    with linux.opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, dir_fd=fd) as file:
-        os.fchmod(file, 0o644)
-        os.write(file, f"{policy}\n".encode())
-        os.fsync(file)
-    os.rename(temporary, _POLICY_FILE, src_dir_fd=fd, dst_dir_fd=fd)
-
-
-def _read_policy(path: str, fd: int) -> VerityPolicy | None:
-    """The recorded policy; None where cfsctl made the repository."""
-    try:
-        with linux.opened(_POLICY_FILE, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=fd) as file:
-            text = os.read(file, 64).decode("ascii", "replace").strip()
-    except FileNotFoundError:
-        return None
-    try:
-        return VerityPolicy(text)
-    except ValueError:
-        raise RepositoryError(f"{path}/{_POLICY_FILE}: unknown policy {text!r}") from None
-
-
-def _write_meta(path: str, fd: int, meta: RepositoryMeta, policy: VerityPolicy) -> None:
-    """Put meta.json in place, whole and, for `require`, protected."""
-    temporary = f"{repometa.FILE_NAME}.new"
-    try:
-        with linux.opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, dir_fd=fd) as file:
-            os.fchmod(file, 0o644)
-            os.write(file, meta.to_json())
-            os.fsync(file)
-        if policy is VerityPolicy.REQUIRE:
-            with linux.opened(temporary, os.O_RDONLY, dir_fd=fd) as file:
-                if not enable_when_idle(file, meta.algorithm):
-                    raise unsupported(path)
-        os.rename(temporary, repometa.FILE_NAME, src_dir_fd=fd, dst_dir_fd=fd)
-        os.fsync(fd)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=fd)
-        raise
-
-
-def _read_meta(path: str, fd: int) -> tuple[RepositoryMeta, bool]:
-    """meta.json, and whether the kernel protects it."""
-    name = os.path.join(path, repometa.FILE_NAME)
-    try:
-        with linux.opened(repometa.FILE_NAME, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=fd) as file:
-            data = os.read(file, _META_SIZE_MAX)
-            meta = repometa.parse(data, name)
-            return meta, fsverity.measure(file, meta.algorithm) is not None
-    except FileNotFoundError:
-        if _exists(fd, "objects"):
-            raise RepositoryError(
-                f"{path}: a repository without {repometa.FILE_NAME}, from before it existed",
-                hint="any command of cfsctl that writes to it adds the file",
-            ) from None
-        raise NotFoundError(
-            f"{path}: no repository", hint=f"make one: cfs --repo {path} init"
-        ) from None

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from cfsrepo import fsverity, linux, parallel, repometa
+from cfsrepo import fsverity, identity, linux, parallel, repometa
 from cfsrepo.errors import VerityError
 from cfsrepo.fsverity import VerityPolicy
 from cfsrepo.objects import (
@@ -26,7 +26,7 @@ from cfsrepo.objects import (
     unsupported,
 )
 from cfsrepo.progress import NoProgress, Progress
-from cfsrepo.repository import Repository, write_policy
+from cfsrepo.repository import Repository
 
 
 @dataclass(slots=True)
@@ -106,7 +106,7 @@ def enable(
                 hint="'cfs fsck --repair --from SOURCE', then again",
             )
         repository.sync()
-        write_policy(repository.fd, VerityPolicy.REQUIRE)
+        identity.write_policy(repository.fd, VerityPolicy.REQUIRE)
         with linux.opened(repometa.FILE_NAME, os.O_RDONLY, dir_fd=repository.fd) as fd:
             enable_when_idle(fd, repository.algorithm)
         repository.sync()

@@ -8,7 +8,7 @@ import sys
 
 from cfsrepo import fsck
 from cfsrepo.errors import EXIT_FOUND, EXIT_OK, UsageError, printable
-from cfsrepo.fsck import Checked, Need, Problem
+from cfsrepo.problems import Checked, Need, Problem
 from cfsrepo.repair import Repaired, repair
 from cfstools.context import open_repository
 from cfstools.progressbar import progress_for
