@@ -161,8 +161,9 @@ class Operations(pyfuse3.Operations):
 
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         self._count("getxattr")
-        if self._scan.found_none:  # makes the kernel stop asking
-            raise FUSEError(errno.ENOSYS)
+        refusal = self._scan.refusal(name)
+        if refusal:
+            raise FUSEError(refusal)
         # The kernel itself keeps `trusted.*` from who may not see it.
         try:
             return self._view.xattrs(self._nid(inode), trusted=True)[name]

@@ -435,12 +435,13 @@ class Server:
                 return
 
     def _getxattr(self, request: Request) -> bytes:
-        if self._scan.found_none:
-            # The kernel stops asking then, for this mount, for good. It does for LISTXATTR too,
-            # but callers would see an error there instead of an empty list.
-            raise OSError(errno.ENOSYS, "")
         size, _ = GETXATTR_IN.unpack_from(request.body)
         name = request.body[GETXATTR_IN.size : -1]
+        # The kernel stops asking after ENOSYS, for this mount, for good. It would after LISTXATTR
+        # too, but callers would see an error there instead of an empty list.
+        refusal = self._scan.refusal(name)
+        if refusal:
+            raise OSError(refusal, "")
         # The kernel itself keeps `trusted.*` from who may not see it.
         value = self._view.xattrs(self._nid(request.nodeid), trusted=True).get(name)
         if value is None:

@@ -1,13 +1,17 @@
-"""Finding out whether an image has any extended attribute that a mount would show.
+"""Finding out which extended attributes an image has at all.
 
-Most images have none, and then a server may say once and for all that there are none (ENOSYS):
-the kernel would else ask three names for each file of an `ls -l`, and never remember the answer. To
-be sure, every inode must have been looked at; that is done in small steps between requests, so that
-a mount of a million files does not start later for it.
+The kernel asks for two or three names for each file of an `ls -l`, and never remembers that one is
+not there. An image without any attribute that a mount would show is answered once and for all
+(ENOSYS). In one that has some, a whole class that no inode has, SELinux labels or ACLs, is "not
+supported": `ls` and its like stop asking for it, and it is what the kernel says of ACLs, too.
+
+To be sure, every inode must have been looked at; that is done in small steps between requests, so
+that a mount of a million files does not start later for it.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from typing import Final
 
@@ -16,41 +20,53 @@ from cfsrepo.erofs import layout
 from cfsrepo.errors import InputError
 
 _STEP: Final = 128  # inodes
+_CLASSES: Final = frozenset({b"security.selinux", layout.ACL_ACCESS, layout.ACL_DEFAULT})
 
 
 class XattrScan:
     """Looks through `view` in steps. `trusted`: attributes of the class `trusted` count."""
 
     def __init__(self, view: ImageView, *, trusted: bool) -> None:
-        self.found_none = False
-        """Whether all of the image was seen and has no visible attribute."""
-        self._steps: Iterator[bool] | None = _look(view, trusted)
+        self._view = view
+        self._trusted = trusted
+        self._names: set[bytes] = set()
+        self._complete = False
+        self._inodes: Iterator[int] | None = _inodes(view)
 
     @property
     def running(self) -> bool:
         """Whether there is something left for `step()` to do."""
-        return self._steps is not None
+        return self._inodes is not None
 
     def step(self) -> None:
         """Look at some more inodes; costs nothing when the answer is known."""
-        if self._steps is None:
+        if self._inodes is None:
             return
+        view, trusted = self._view, self._trusted
         try:
             for _ in range(_STEP):
-                if next(self._steps):
-                    self._steps = None
-                    return
+                nid = next(self._inodes)
+                if view.has_xattrs(nid, trusted=trusted):
+                    self._names.update(view.xattrs(nid, trusted=trusted))
         except StopIteration:
-            self.found_none = True
-            self._steps = None
+            self._complete = True
+            self._inodes = None
         except InputError:
             # What is damaged may hide attributes: then each inode is asked for itself.
-            self._steps = None
+            self._inodes = None
+
+    def refusal(self, name: bytes) -> int:
+        """The errno for a getxattr(2) of `name` on any inode; 0 where the inode must be asked."""
+        if not self._complete:
+            return 0
+        if not self._names:
+            return errno.ENOSYS
+        return errno.EOPNOTSUPP if name in _CLASSES and name not in self._names else 0
 
 
-def _look(view: ImageView, trusted: bool) -> Iterator[bool]:
-    """For each inode, whether it has visible attributes."""
-    yield view.has_xattrs(view.root, trusted=trusted)
+def _inodes(view: ImageView) -> Iterator[int]:
+    """Every inode; those with several names several times."""
+    yield view.root
     seen = {view.root}
     pending = [view.root]
     while pending:
@@ -60,4 +76,4 @@ def _look(view: ImageView, trusted: bool) -> Iterator[bool]:
                     continue
                 seen.add(nid)
                 pending.append(nid)
-            yield view.has_xattrs(nid, trusted=trusted)
+            yield nid

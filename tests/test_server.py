@@ -252,6 +252,17 @@ def test_xattrs(kernel: Kernel) -> None:
     assert kernel.ask(Opcode.GETXATTR, kernel.lookup(b"old"), redirect)[0] == errno.ENODATA
 
 
+def test_a_class_of_xattrs_that_no_inode_has_is_not_supported(kernel: Kernel) -> None:
+    nodeid = kernel.lookup(b"xattrs")
+    for _ in range(20):  # by then all of the image was looked at
+        kernel.lookup(b"inline")
+    for name in (b"security.selinux", b"system.posix_acl_access", b"system.posix_acl_default"):
+        body = protocol.GETXATTR_IN.pack(100, 0) + name + b"\0"
+        assert kernel.ask(Opcode.GETXATTR, nodeid, body)[0] == errno.EOPNOTSUPP
+    body = protocol.GETXATTR_IN.pack(100, 0) + b"security.ima\0"
+    assert kernel.ask(Opcode.GETXATTR, nodeid, body)[0] == errno.ENODATA
+
+
 def test_where_no_xattrs_are_the_kernel_stops_asking(tmp_path: Path) -> None:
     from cfsrepo.tree import directory
     from tests.fuse_helpers import Maker
