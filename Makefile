@@ -1,6 +1,7 @@
 # make demo [IMAGE=oci:/path:tag]   pull an image, look into it without root
 # make test [PYTEST_ARGS=...]       the whole test suite
 # make campaign [CAMPAIGN_ARGS=...] kill commands, fill disks, crowd a repository; some minutes
+# make campaign-fuse                flips, crowds and random questions on FUSE mounts; ten minutes
 # make fuzz [FUZZ_ARGS=...]         a minute of fuzzing for each parser of hostile bytes
 # All set up what is missing first; tools/setup says what that is.
 
@@ -13,7 +14,7 @@ VM_ARGS =
 VM_KERNEL = stable
 PYTHON_SOURCES = cfsfuse repo tools tests vm-tests
 
-.PHONY: demo test lint format bench campaign fuzz vm-test setup clean
+.PHONY: demo test lint format bench campaign campaign-fuse fuzz vm-test setup clean
 
 demo: setup
 	@tools/demo $(IMAGE)
@@ -39,6 +40,10 @@ bench: setup
 
 campaign: setup
 	@tools/in-reach .venv/bin/python tools/campaign/run.py $(CAMPAIGN_ARGS)
+
+campaign-fuse: setup
+	@CFS_TEST_FLIPS=500 CFS_TEST_STRESS_SECONDS=300 CFS_TEST_EXAMPLES=20000 tools/in-reach \
+	    .venv/bin/python -m pytest -s tests/test_mount_damage.py tests/test_mount_stress.py
 
 fuzz: setup
 	@.venv/bin/python -c 'import atheris' 2>/dev/null || .venv/bin/pip install -q -e '.[fuzz]'

@@ -12,6 +12,7 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -48,6 +49,18 @@ def run(serve: Callable[[Ready], None], log_fd: int, *, timeout: float) -> int:
         return _await_ready(receiver, time.monotonic() + timeout)
     finally:
         os.close(receiver)
+
+
+def notify_service_manager() -> None:
+    """Tell systemd, if it started this process as a service of type notify, that it is ready."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
+        manager.connect(address)
+        manager.sendall(b"READY=1")
 
 
 def _await_ready(receiver: int, deadline: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,3 +122,15 @@ def test_signals_are_as_a_daemon_needs_them(tmp_path: Path, log: int) -> None:
 
     daemon.run(serve, log, timeout=10)
     assert report.read_text() == "[True, True, True, False]"
+
+
+def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    daemon.notify_service_manager()
+    for address in (str(tmp_path / "notify"), "@cfsfuse-test-notify"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.settimeout(10)
+            manager.bind(address.replace("@", "\0"))
+            monkeypatch.setenv("NOTIFY_SOCKET", address)
+            daemon.notify_service_manager()
+            assert manager.recv(100) == b"READY=1"

@@ -26,7 +26,7 @@ from tests.fuse_helpers import Sample, flip, sample
 
 pytestmark = pytest.mark.fuse
 
-FLIPS = 60
+FLIPS = int(os.environ.get("CFS_TEST_FLIPS", "60"))  # `make campaign-fuse`: more
 
 
 @pytest.fixture(autouse=True)

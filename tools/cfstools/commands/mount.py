@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         session.serve(source, point, options, log_path=log_path, ready=ready)
 
     if args.foreground:
-        serve(lambda: None)
+        serve(daemon.notify_service_manager)
         return 0
     try:
         daemon.run(serve, log_fd, timeout=_TIMEOUT)
