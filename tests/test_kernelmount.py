@@ -209,7 +209,14 @@ def test_older_kernels(
     steps: int,
 ) -> None:
     monkeypatch.setattr(kernelmount, "_create", older(steps, kernelmount._create))
-    mount(repository, image_id, target, Options("x"))
+    with (
+        kernelmount.measured_image(repository, image_id, require_verity=False) as fd,
+        kernelmount.prepared(fd, repository.objects.path, Options("x")) as mounted,
+    ):
+        mounted.attach(target)
+    loop, layers = mounted.notes
+    assert "loop device" in loop
+    assert ("mounted nowhere", "one by one", "data only")[steps - 1] in layers
     check(target)
     assert nothing_is_left()
     linux.umount(target)
@@ -224,6 +231,21 @@ def test_a_loop_device_goes_by_itself(tmp_path: Path) -> None:
             name = os.path.basename(device)
             assert os.path.exists(f"/sys/block/{name}/loop")
         assert not os.path.exists(f"/sys/block/{name}/loop")
+
+
+def test_a_refused_mount_leaves_no_loop_device(
+    repository: Repository, image_id: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernelmount, "_create", older(3, kernelmount._create))
+    before = loop_devices()
+    with pytest.raises(MountError):
+        mount(repository, image_id, target, Options("x", require_verity=True))
+    assert loop_devices() == before
+    assert nothing_is_left()
+
+
+def loop_devices() -> list[str]:
+    return [name for name in os.listdir("/sys/block") if os.path.exists(f"/sys/block/{name}/loop")]
 
 
 # --- refusals ------------------------------------------------------------------------------------

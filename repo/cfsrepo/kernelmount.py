@@ -146,6 +146,8 @@ class Prepared:
     """As the mount table will show it."""
     device: tuple[int, int]
     """Major and minor number of the file system, as the mount table will show it."""
+    notes: tuple[str, ...] = ()
+    """What was done another way than on a recent kernel, one line each."""
 
     def attach(self, target: str | bytes) -> None:
         """Put it at the directory `target`. Raises `MountError`."""
@@ -166,17 +168,18 @@ def prepared(image: int, objects: str, options: Options) -> Iterator[Prepared]:
     if unknown:
         raise UsageError(f"{', '.join(sorted(unknown))}: unknown mount option")
     with ExitStack() as stack:
+        notes: list[str] = []
         try:
-            metadata = stack.enter_context(_metadata_mount(image, options))
+            metadata = stack.enter_context(_metadata_mount(image, options, notes))
             upper = options.upper
             if options.in_memory:
                 upper = stack.enter_context(_memory(metadata))
-            overlay = stack.enter_context(_overlay(metadata, objects, upper, options))
+            overlay = stack.enter_context(_overlay(metadata, objects, upper, options, notes))
             device = os.stat(f"/proc/self/fd/{overlay}/.").st_dev
         except OSError as error:
             raise _failure(error, options.name) from error
         number = (os.major(device), os.minor(device))
-        yield Prepared(overlay, SOURCE_PREFIX + options.name, number)
+        yield Prepared(overlay, SOURCE_PREFIX + options.name, number, tuple(notes))
 
 
 def mount(image: int, objects: str, target: str | bytes, options: Options) -> None:
@@ -199,7 +202,7 @@ def _failure(error: OSError, target: str | bytes) -> MountError:
 
 
 @contextmanager
-def _metadata_mount(image: int, options: Options) -> Iterator[int]:
+def _metadata_mount(image: int, options: Options, notes: list[str]) -> Iterator[int]:
     """The image as a detached EROFS mount."""
     flags = ["ro"] if _has_acl(image) else ["ro", "noacl"]
     with ExitStack() as stack:
@@ -211,6 +214,7 @@ def _metadata_mount(image: int, options: Options) -> Iterator[int]:
             if refused.code != errno.ENOTBLK:  # Linux before 6.12 wants a block device
                 raise refused.error("the image") from refused
             device = stack.enter_context(loopdevice.attached(image))
+            notes.append("EROFS reads a loop device: this kernel mounts no file (Linux 6.12 does)")
             try:
                 mounted = _create("erofs", flags, [("source", device)], linux.MOUNT_ATTR_RDONLY)
             except _RefusedError as again:
@@ -246,7 +250,9 @@ def _shift_owners(mounted: int, user_namespace: str) -> None:
 
 
 @contextmanager
-def _overlay(metadata: int, objects: str, upper: Upper | None, options: Options) -> Iterator[int]:
+def _overlay(
+    metadata: int, objects: str, upper: Upper | None, options: Options, notes: list[str]
+) -> Iterator[int]:
     """The whole as a detached overlay mount."""
     settings = [
         ("source", SOURCE_PREFIX + options.name),
@@ -272,13 +278,17 @@ def _overlay(metadata: int, objects: str, upper: Upper | None, options: Options)
         return _create("overlay", flags, [*settings, *layers, *changes], attributes)
 
     with ExitStack() as stack:
-        mounted = _first_accepted(create, metadata, objects, options.require_verity)
+        mounted = _first_accepted(create, metadata, objects, options.require_verity, notes)
         stack.callback(os.close, mounted)
         yield mounted
 
 
 def _first_accepted(
-    create: Callable[[list[tuple[str, str]]], int], metadata: int, objects: str, verity: bool
+    create: Callable[[list[tuple[str, str]]], int],
+    metadata: int,
+    objects: str,
+    verity: bool,
+    notes: list[str],
 ) -> int:
     """The overlay mount, by the newest way to give layers that this kernel takes."""
     refusals = []
@@ -289,18 +299,22 @@ def _first_accepted(
     with _attached(metadata) as place:
         at, data = _escape(place), _escape(objects)
         ways = [
-            [("lowerdir+", place), ("datadir+", objects)],
-            [("lowerdir", f"{at}::{data}")],
+            ([("lowerdir+", place), ("datadir+", objects)], "no layer that is mounted nowhere"),
+            ([("lowerdir", f"{at}::{data}")], "no layers one by one (Linux 6.8 does)"),
         ]
         if not verity:
-            ways.append([("lowerdir", f"{at}:{data}")])
-        for layers in ways:
+            way = [("lowerdir", f"{at}:{data}")]
+            ways.append((way, "no layers for data only (Linux 6.6 does)"))
+        for layers, lack in ways:
             try:
-                return create(layers)
+                mounted = create(layers)
             except _RefusedError as refused:
                 refusals.append(refused)
                 if refused.code not in _UNKNOWN:
                     break
+            else:
+                notes.append(f"overlayfs of this kernel takes {lack}")
+                return mounted
     # The kernel's words on the way it knows best: the last that made it say something.
     told = next((refused for refused in reversed(refusals) if refused.messages), refusals[-1])
     raise told.error("overlayfs") from told

@@ -70,6 +70,10 @@ def run(args: argparse.Namespace) -> int:
                 if pin is not None:
                     pins.remove(repository, pin)
                 raise
+        if args.verbose:
+            verity = "compares every file with the image" if required else "is not enforced"
+            for note in (*mounted.notes, f"fs-verity {verity}"):
+                print(f"cfs: {note}", file=sys.stderr)
     return 0
 
 

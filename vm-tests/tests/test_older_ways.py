@@ -10,6 +10,7 @@ import pytest
 from vmhelpers import cfs, regular, replace, run, small_repository
 
 from cfsrepo import kernelmount
+from cfsrepo.fsverity import Algorithm
 from cfsrepo.repository import Repository
 
 CONTENT = b"content" * 1000
@@ -44,11 +45,23 @@ def test_by_a_loop_device(place: Path, mnt: str, monkeypatch: pytest.MonkeyPatch
     assert run("losetup", "--list", "--noheadings").stdout == ""
 
 
+def test_sha512(place: Path, mnt: str) -> None:
+    files = {"one": regular(CONTENT), "two": regular(CONTENT + b"2")}
+    small = small_repository(str(place / "repo"), files, algorithm=Algorithm.SHA512)
+    assert len(small.image_id) == 128
+    small.mount(mnt, "--digest", small.image_id)
+    assert Path(mnt, "one").read_bytes() == CONTENT
+    replace(small.objects["two"], CONTENT + b"2")
+    with pytest.raises(OSError, match="Input/output error"):
+        Path(mnt, "two").read_bytes()
+
+
 def test_what_this_kernel_can(place: Path, mnt: str) -> None:
     """Recorded in the log of the run: which step of the ladder each kernel takes."""
     small = small_repository(str(place / "repo"), {"one": regular(CONTENT)})
-    small.mount(mnt)
+    done = cfs(small.path, "-v", "mount", "small", mnt)
     options = run("findmnt", "--noheadings", "--output=OPTIONS", mnt).stdout
-    print(os.uname().release, options)
+    print(os.uname().release, options, done.stderr)
+    assert "fs-verity compares every file" in done.stderr
     assert "verity=require" in options
     assert ("lowerdir+=" in options) or ("lowerdir=" in options)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cfsrepo.erofs.writer import write_image
-from cfsrepo.fsverity import VerityPolicy
+from cfsrepo.fsverity import Algorithm, VerityPolicy
 from cfsrepo.objects import object_path
 from cfsrepo.repository import Repository
 from cfsrepo.tree import Inode, directory
@@ -106,12 +106,13 @@ def small_repository(
     path: str,
     files: Mapping[str, Inode],
     policy: VerityPolicy = VerityPolicy.REQUIRE,
+    algorithm: Algorithm = Algorithm.SHA256,
 ) -> Small:
     """Make a repository with the image `small`, all of whose contents are objects."""
     root = directory()
     assert root.entries is not None
     objects = {}
-    with Repository.init(path, verity=policy) as repository:
+    with Repository.init(path, verity=policy, algorithm=algorithm) as repository:
         for name, inode in files.items():
             if inode.content is not None:
                 digest = repository.objects.put(inode.content)
