@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from cfsrepo import fsck, fsverity, names
-from cfsrepo.errors import NotFoundError, UsageError
+from cfsrepo import du, fsck, fsverity, names
+from cfsrepo.errors import CfsError, NotFoundError, UsageError
 from cfsrepo.fsverity import Algorithm, VerityPolicy
 from cfsrepo.gc import collect
 from cfsrepo.objects import object_path
@@ -554,3 +557,40 @@ def test_flipped_bytes_in_a_hundred_objects(repo: Repository, layout: LayoutBuil
     assert all(problem.needs or problem.streams for problem in checked.problems)
     assert len(repair(repo, checked, [layout.source("many")]).restored) == 100
     assert everything(repo) == before
+
+
+# --- hostile content -----------------------------------------------------------------------------
+
+
+def mutated(data: bytes, draw: st.DataObject) -> bytes:
+    """Some bytes changed, perhaps cut."""
+    changed = bytearray(data)
+    for _ in range(draw.draw(st.integers(1, 6))):
+        at = draw.draw(st.integers(0, len(changed) - 1))
+        changed[at] = draw.draw(st.sampled_from((0, 1, 0x7F, 0x80, 0xFF, changed[at] ^ 4)))
+    if draw.draw(st.integers(0, 4)) == 0:
+        del changed[draw.draw(st.integers(1, len(changed))) :]
+    return bytes(changed)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_hostile_streams_and_images_are_findings_not_failures(
+    tmp_path_factory: pytest.TempPathFactory, draw: st.DataObject
+) -> None:
+    """Content that has its digest and lies in every other way: all that reads it says so."""
+    with Repository.init(str(tmp_path_factory.mktemp("hostile"))) as repo:
+        image = add_files(repo, "one", {"a": A, "dir/b": B, "small": b"x"})
+        for content_id, digest in repo.streams().items():
+            if draw.draw(st.booleans()):
+                data = mutated(repo.objects.read(digest), draw)
+                repo.publish({content_id: repo.objects.put(data)})
+        data = mutated(repo.objects.read(bytes.fromhex(image.image_id)), draw)
+        repo.add_image(data, "hostile")
+        fsck.check(repo, workers=1)
+        names.list_images(repo)
+        for work in (collect, du.usage):
+            with contextlib.suppress(CfsError):
+                work(repo)

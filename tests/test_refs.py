@@ -74,6 +74,13 @@ def test_replace_link(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["a", "file"]
 
 
+def test_an_error_names_the_link(tmp_path: Path) -> None:
+    with linux.opened(str(tmp_path), os.O_RDONLY) as root:
+        with pytest.raises(OSError, match="File name too long") as caught:
+            refs.replace_link(root, "x" * 300, "target")
+    assert caught.value.filename == "x" * 300
+
+
 def test_walk(tmp_path: Path) -> None:
     with linux.opened(str(tmp_path), os.O_RDONLY) as root:
         assert list(refs.walk(root, "absent")) == []

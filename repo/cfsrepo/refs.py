@@ -71,7 +71,7 @@ def replace_link(root: int, path: str, target: str) -> None:
     Directories on the way are made. A link that says so already is left alone.
     """
     try:
-        os.symlink(target, path, dir_fd=root)
+        _symlink(target, root, path)
         return
     except FileNotFoundError:
         _make_parents(root, os.path.dirname(path))
@@ -79,12 +79,20 @@ def replace_link(root: int, path: str, target: str) -> None:
         if _target(root, path) == target:
             return
     temporary = TEMPORARY_PREFIX + secrets.token_hex(8)
-    os.symlink(target, temporary, dir_fd=root)
+    _symlink(target, root, temporary)
     try:
         os.rename(temporary, path, src_dir_fd=root, dst_dir_fd=root)
     except OSError:
         os.unlink(temporary, dir_fd=root)
         raise
+
+
+def _symlink(target: str, root: int, path: str) -> None:
+    try:
+        os.symlink(target, path, dir_fd=root)
+    except OSError as error:
+        # Python names what the link says first, which is not what failed.
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def _target(root: int, path: str) -> str | None:

@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
         _print(checked, args.verbose)
         if repaired is not None:
             _print_repaired(repaired)
+        elif checked.bad_objects():
+            print("cfs: 'cfs fsck --repair --from SOURCE' makes them good again", file=sys.stderr)
     clean = checked.clean if repaired is None else not repaired.left
     return EXIT_OK if clean else EXIT_FOUND
 
