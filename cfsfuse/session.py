@@ -20,7 +20,7 @@ from cfsfuse.options import Engine, MountOptions
 from cfsfuse.runtime import Record
 from cfsfuse.source import ImageSource, map_file
 from cfsfuse.view import ImageView
-from cfsrepo import pins
+from cfsrepo import merkle, pins
 from cfsrepo.erofs.reader import ErofsImage
 from cfsrepo.errors import MountError, RepositoryError, SystemFailure
 from cfsrepo.repository import Repository
@@ -101,7 +101,7 @@ def _image_data(
 def _merkle_directory(source: ImageSource) -> str | None:
     if source.repository is None:
         return None
-    return os.path.join(source.repository, "cfsfuse", "merkle")
+    return os.path.join(source.repository, merkle.DIRECTORY)
 
 
 def _mounted(view: ImageView, source: ImageSource, point: bytes, options: MountOptions) -> Any:

@@ -126,10 +126,19 @@ def digest_of_root(root: bytes, size: int, algorithm: Algorithm) -> bytes:
 
 
 class Hasher:
-    """The digest of data that comes in pieces. Memory: a block for each level of the tree."""
+    """The digest of data that comes in pieces. Memory: a block for each level of the tree.
 
-    def __init__(self, algorithm: Algorithm = Algorithm.SHA256) -> None:
+    `leaves` is called with the hashes of the blocks as they become known, but for a last block that
+    is not full: `last_leaf()`.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm = Algorithm.SHA256,
+        leaves: Callable[[bytes], object] | None = None,
+    ) -> None:
         self.algorithm = algorithm
+        self._leaves = leaves
         self.size = 0
         """Bytes so far."""
         self._rest = bytearray()  # of the data, less than a block between calls
@@ -154,6 +163,8 @@ class Hasher:
 
     def _push(self, hashes: bytes) -> None:
         """Append `hashes` to the lowest level, and upwards for each block that gets full."""
+        if self._leaves is not None:
+            self._leaves(hashes)
         level = 0
         while hashes:
             if level == len(self._levels):
@@ -167,6 +178,10 @@ class Hasher:
             # A new object: `del pending[:whole]` fails while a view of it lives in a traceback.
             self._levels[level] = pending[whole:]
             level += 1
+
+    def last_leaf(self) -> bytes:
+        """The hash of a last block that is not full; empty where there is none."""
+        return _hash_blocks(self._rest, self.algorithm)
 
     def digest(self) -> bytes:
         """The digest of all data so far; more may follow."""

@@ -16,19 +16,20 @@ Because of that the files need no sync either. The directory can be removed at a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from cfsrepo import fsverity
 from cfsrepo.errors import DigestMismatchError
 from cfsrepo.fsverity import BLOCK_SIZE, Algorithm, Buffer
-from cfsrepo.objects import make_directory, object_path, temporary_name
+from cfsrepo.objects import TEMPORARY_PREFIX, make_directory, object_path, temporary_name
 
-PRIVATE_NAME: Final = "merkle"  # below the repository's own directory
+DIRECTORY: Final = "cfsfuse/merkle"  # below the repository
 
 _READ_SIZE: Final = 1 << 20
 # Blocks of a tree kept in memory: with sha256 they cover half a MiB of data each.
@@ -157,63 +158,122 @@ class MerkleStore:
             return None
         return MerkleTree(fd, size, digest, self._algorithm)
 
-    def make(
-        self,
-        read: Callable[[int, int], Buffer],
-        size: int,
-        digest: bytes,
-    ) -> MerkleTree:
+    def make(self, read: Callable[[int, int], Buffer], size: int, digest: bytes) -> MerkleTree:
         """Make the tree of the object that `read(offset, size)` reads, and store it if possible.
 
-        Reads the whole object; the hashes of its blocks stay in memory meanwhile (1/128 of it with
-        sha256). `DigestMismatchError` when the object does not have this digest.
+        Reads the whole object, in bounded memory. `DigestMismatchError` when the object does not
+        have this digest.
         """
-        level = bytearray()
-        for offset in range(0, size, _READ_SIZE):
-            chunk = read(offset, min(_READ_SIZE, size - offset))
-            if len(chunk) != min(_READ_SIZE, size - offset):
-                raise DigestMismatchError(f"object {digest.hex()}: cut short")
-            level += fsverity.hash_blocks(chunk, self._algorithm)
-        levels = []
-        while len(level) > self._algorithm.digest_size:
-            level += bytes(-len(level) % BLOCK_SIZE)
-            levels.append(level)
-            level = bytearray(fsverity.hash_blocks(level, self._algorithm))
-        if fsverity.digest_of_root(bytes(level), size, self._algorithm) != digest:
-            raise DigestMismatchError(f"object {digest.hex()}: content does not have this digest")
-        return MerkleTree(self._store(levels, digest), size, digest, self._algorithm)
 
-    def _store(self, levels: list[bytearray], digest: bytes) -> int:
-        """Write a tree file, under its name where that is possible; returns it open."""
-        if self._path is not None:
-            try:
-                return self._store_named(self._path, levels, digest)
-            except OSError:
-                self._path = None  # not ours to write, or full: a tree is as good without a name
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-        _write_levels(fd, levels)
-        return fd
+        def leaves() -> Iterator[bytes]:
+            for offset in range(0, size, _READ_SIZE):
+                wanted = min(_READ_SIZE, size - offset)
+                chunk = read(offset, wanted)
+                if len(chunk) != wanted:
+                    raise DigestMismatchError(f"object {digest.hex()}: cut short")
+                yield fsverity.hash_blocks(chunk, self._algorithm)
 
-    def _store_named(self, directory: str, levels: list[bytearray], digest: bytes) -> int:
-        path = f"{directory}/{object_path(digest)}"
-        draft = f"{directory}/{temporary_name()}"
-        make_directory(directory)
-        make_directory(os.path.dirname(path))
-        fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
-            _write_levels(fd, levels)
-            os.rename(draft, path)
+            fd = self._build(leaves(), size, digest)
         except OSError:
+            if self._path is None:
+                raise
+            self._path = None  # full, perhaps: a tree without a name is as good
+            fd = self._build(leaves(), size, digest)
+        return MerkleTree(fd, size, digest, self._algorithm)
+
+    def store(self, size: int, digest: bytes, leaves: Buffer) -> None:
+        """Store the tree of an object that was just hashed: `leaves` are its blocks' hashes.
+
+        Where it cannot be stored nothing happens: the tree can be made later.
+        """
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._build([leaves], size, digest))
+
+    def _build(self, leaves: Iterable[Buffer], size: int, digest: bytes) -> int:
+        """The tree above `leaves` in an open file, which has its name where that is possible."""
+        fd, name = self._draft()
+        try:
+            root = _write_levels(fd, leaves, self._algorithm)
+            if fsverity.digest_of_root(root, size, self._algorithm) != digest:
+                raise DigestMismatchError(
+                    f"object {digest.hex()}: content does not have this digest"
+                )
+            if name is not None:
+                self._publish(name, digest)
+        except BaseException:
             os.close(fd)
-            os.unlink(draft)
+            if name is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name)
             raise
         return fd
 
+    def _draft(self) -> tuple[int, str | None]:
+        """A new file: (descriptor, name), without name where our directory cannot be written."""
+        if self._path is not None:
+            name = f"{self._path}/{temporary_name()}"
+            try:
+                os.makedirs(self._path, exist_ok=True)
+                return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), name
+            except OSError:
+                self._path = None  # not ours to write: a tree is as good without a name
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno()), None
 
-def _write_levels(fd: int, levels: list[bytearray]) -> None:
-    for level in levels:
-        with memoryview(level) as view:
-            written = 0
-            while written < len(view):
-                written += os.write(fd, view[written:])
+    def _publish(self, name: str, digest: bytes) -> None:
+        path = f"{self._path}/{object_path(digest)}"
+        make_directory(os.path.dirname(path))
+        os.rename(name, path)
+
+
+def prune(path: str, wanted: Callable[[bytes], bool]) -> int:
+    """Remove the trees below the directory `path` of objects that are not `wanted`; their number.
+
+    What a crash left goes too. For a collection, under its lock.
+    """
+    removed = 0
+    try:
+        prefixes = os.listdir(path)
+    except FileNotFoundError:
+        return 0
+    for prefix in prefixes:
+        below = os.path.join(path, prefix)
+        if prefix.startswith(TEMPORARY_PREFIX):
+            os.unlink(below)
+            continue
+        for rest in os.listdir(below):
+            try:
+                digest = bytes.fromhex(prefix + rest)
+            except ValueError:
+                continue
+            if not wanted(digest):
+                os.unlink(os.path.join(below, rest))
+                removed += 1
+    return removed
+
+
+def _write_levels(fd: int, leaves: Iterable[Buffer], algorithm: Algorithm) -> bytes:
+    """Write the levels above `leaves` to the empty file `fd`; returns the root hash."""
+    start = end = 0
+    for hashes in leaves:
+        end += _write(fd, hashes)
+    while end - start > algorithm.digest_size:
+        end += _write(fd, bytes(-end % BLOCK_SIZE))
+        level_end = end
+        for offset in range(start, level_end, _READ_SIZE):
+            chunk = os.pread(fd, min(_READ_SIZE, level_end - offset), offset)
+            end += _write(fd, fsverity.hash_blocks(chunk, algorithm))
+        start = level_end
+    root = os.pread(fd, algorithm.digest_size, start)
+    os.ftruncate(fd, start)
+    return root
+
+
+def _write(fd: int, data: Buffer) -> int:
+    with memoryview(data) as view:
+        written = 0
+        while written < len(view):
+            written += os.write(fd, view[written:])
+        return written

@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -28,6 +29,9 @@ from cfsrepo.errors import NotFoundError, RepositoryError, VerityError
 from cfsrepo.fsverity import Algorithm, Buffer, Hasher, VerityPolicy
 
 TEMPORARY_PREFIX: Final = ".tmp-"
+TREE_MIN: Final = 1 << 20
+"""Objects above this size have a Merkle tree kept for them (`cfsrepo.merkle`)."""
+_LEAVES_MAX: Final = 64 << 20  # bytes of hashes in memory; of a larger object, later
 _FILE_MODE: Final = 0o644
 _DIR_MODE: Final = 0o755
 _READ_SIZE: Final = 1 << 20
@@ -84,6 +88,8 @@ class ObjectStore:
         self.algorithm = algorithm
         self.policy = policy
         self.writable = writable
+        self.keep_tree: Callable[[int, bytes, bytes], None] | None = None
+        """Called with size, digest and hashes of the blocks of a new large object."""
         self._fd = -1
         self._tmpfile = True
         # Whether to enable fs-verity on new objects; TRY finds out with the first one.
@@ -383,7 +389,8 @@ class ObjectWriter:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._hasher = Hasher(store.algorithm)
+        self._leaves: bytearray | None = None if store.keep_tree is None else bytearray()
+        self._hasher = Hasher(store.algorithm, None if self._leaves is None else self._keep_leaves)
         self._draft = store._draft(".")
 
     @property
@@ -399,6 +406,12 @@ class ObjectWriter:
         except OSError as error:
             raise self._store._failed(error) from error
 
+    def _keep_leaves(self, hashes: bytes) -> None:
+        if self._leaves is not None:
+            self._leaves += hashes
+            if len(self._leaves) > _LEAVES_MAX:
+                self._leaves = None
+
     def digest(self) -> bytes:
         """The digest of what was written so far."""
         return self._hasher.digest()
@@ -412,11 +425,20 @@ class ObjectWriter:
             if not store._has_good(path, digest, self._hasher.size):
                 make_directory(path[:2], store.dir_fd)
                 store._install(self._draft, path, digest)
+                self._store_tree(digest)
         except OSError as error:
             raise store._failed(error) from error
         finally:
             self._draft.discard()
         return digest
+
+    def _store_tree(self, digest: bytes) -> None:
+        """Keep the hashes of a large object's blocks, where the kernel does not check them."""
+        store = self._store
+        if store.keep_tree is None or self._leaves is None or store._verity:
+            return
+        if self.size > TREE_MIN:
+            store.keep_tree(self.size, digest, bytes(self._leaves) + self._hasher.last_leaf())
 
     def __enter__(self) -> Self:
         return self

@@ -39,7 +39,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from types import TracebackType
 from typing import Final, Self
 
-from cfsrepo import fsverity, identity, linux, names, refs, repometa
+from cfsrepo import fsverity, identity, linux, merkle, names, refs, repometa
 from cfsrepo.errors import (
     NotFoundError,
     RepositoryError,
@@ -49,6 +49,7 @@ from cfsrepo.errors import (
 )
 from cfsrepo.fsverity import Algorithm, Buffer, VerityPolicy
 from cfsrepo.identity import PRIVATE_DIRECTORY
+from cfsrepo.merkle import MerkleStore
 from cfsrepo.names import ImageName
 from cfsrepo.objects import (
     ObjectStore,
@@ -79,6 +80,9 @@ class Repository:
         self.objects = ObjectStore(
             os.path.join(path, "objects"), meta.algorithm, policy, writable=self.writable
         )
+        if self.writable:
+            trees = MerkleStore(os.path.join(path, merkle.DIRECTORY), meta.algorithm)
+            self.objects.keep_tree = trees.store
 
     @property
     def algorithm(self) -> Algorithm:
