@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cfsrepo import du, fsck, fsverity, names
@@ -573,9 +573,7 @@ def mutated(data: bytes, draw: st.DataObject) -> bytes:
     return bytes(changed)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_hostile_streams_and_images_are_findings_not_failures(
     tmp_path_factory: pytest.TempPathFactory, draw: st.DataObject

@@ -321,8 +321,10 @@ def test_leftovers_go(repo: Repository) -> None:
         "cfsfuse/verity.new",
         "objects/.tmp-0123",
         "cfsfuse/pins/.half",
+        "cfsfuse/merkle/.tmp-0123",
     ]
     repo.private_directory("pins")
+    repo.private_directory("merkle")
     for path in leftovers:
         Path(repo.path, path).write_bytes(b"")
     assert dry_and_real(repo).leftovers == len(leftovers)

@@ -144,6 +144,11 @@ def _sweep_trees(
     except FileNotFoundError:
         return
     for prefix in prefixes:
+        if not os.path.isdir(f"{repository.path}/{_MERKLE}/{prefix}"):
+            result.leftovers += 1  # a tree on its way
+            if not dry_run:
+                os.unlink(f"{_MERKLE}/{prefix}", dir_fd=repository.fd)
+            continue
         with linux.opened(
             f"{_MERKLE}/{prefix}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=repository.fd
         ) as fd:
