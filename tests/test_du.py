@@ -8,7 +8,7 @@ import pytest
 
 from cfsrepo import du, fsverity, pins
 from cfsrepo.gc import collect
-from cfsrepo.objects import object_path
+from cfsrepo.objects import Ways, object_path
 from cfsrepo.repository import Repository
 from tests.repository_helpers import add_files, make_image_file
 
@@ -49,7 +49,7 @@ def test_shared_and_unique(repo: Repository) -> None:
     assert one.unique + two.unique == found.unique
     assert found.disk == allocated(repo)
     assert found.garbage == disk_of(repo, b"garbage" * 1000)
-    assert found.garbage == collect(repo).disk
+    assert found.freed == found.garbage == collect(repo).disk
 
 
 def test_names_of_one_image_are_one_line(repo: Repository) -> None:
@@ -71,6 +71,20 @@ def test_image_files_by_name_and_in_use(repo: Repository) -> None:
     assert found.garbage > 0, "the layers of the pinned image"
     assert found.garbage == collect(repo).disk
     assert du.usage(repo).garbage == 0
+
+
+def test_what_another_repository_shares_is_not_freed(repo: Repository, tmp_path: Path) -> None:
+    digest = repo.objects.put(A)
+    alone = repo.objects.put(B)
+    with Repository.init(str(tmp_path / "other")) as other:
+        other.objects.copy_from(repo.objects, digest, Ways(reflink=False))
+    found = du.usage(repo)
+    assert found.garbage == disk_of(repo, A) + disk_of(repo, B)
+    assert found.freed == disk_of(repo, B)
+    result = collect(repo)
+    assert (result.objects, result.size) == (2, len(A) + len(B))
+    assert result.disk == found.freed
+    assert not repo.objects.has(alone)
 
 
 def test_other_streams_and_private_files(repo: Repository) -> None:

@@ -20,6 +20,7 @@ from typing import Final
 from cfsrepo import imagewalk, names
 from cfsrepo.erofs import layout
 from cfsrepo.erofs.reader import ErofsImage
+from cfsrepo.gc import collect
 from cfsrepo.identity import PRIVATE_DIRECTORY
 from cfsrepo.mark import Marker
 from cfsrepo.names import ImageName
@@ -63,6 +64,8 @@ class Usage:
     """Objects that are kept for something that is no image."""
     garbage: int = 0
     """Objects that a collection would remove."""
+    freed: int = 0
+    """What the file system then gives back: garbage that no other repository shares, hash trees."""
     private: int = 0
     """Hash trees, quarantine and the like, in `cfsfuse/`."""
     objects: int = 0
@@ -79,7 +82,11 @@ def usage(repository: Repository) -> Usage:
     sizes = _object_sizes(repository)
     marker = Marker(repository)
     marked = marker.mark()
-    result = Usage(objects=len(sizes), private=_private_size(repository))
+    result = Usage(
+        objects=len(sizes),
+        private=_private_size(repository),
+        freed=collect(repository, dry_run=True).disk,
+    )
     needs: list[tuple[ImageUsage, set[bytes]]] = []
     count: Counter[bytes] = Counter()
     for image, labels in _kept_images(repository, marked.live):

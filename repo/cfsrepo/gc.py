@@ -44,7 +44,7 @@ class Collected:
     size: int = 0
     """Their sizes, in bytes."""
     disk: int = 0
-    """What the file system gives back, in bytes: objects, hash trees and left-overs."""
+    """What the file system gives back, in bytes: of objects and hash trees."""
     streams: int = 0
     """Links in streams/."""
     images: int = 0
@@ -111,7 +111,9 @@ def _sweep_objects(
                     os.unlink(name, dir_fd=fd)
                 result.objects += 1
                 result.size += status.st_size
-                result.disk += status.st_blocks * _BLOCK
+                # A file that another repository has too stays where it is.
+                if status.st_nlink == 1:
+                    result.disk += status.st_blocks * _BLOCK
 
 
 def _not_live(prefix: str, names: list[str], live: set[bytes], algorithm: Algorithm) -> list[str]:

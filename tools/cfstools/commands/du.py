@@ -42,9 +42,10 @@ def run(args: argparse.Namespace) -> int:
             ("of one image", result.unique),
             ("of several", result.shared),
             ("kept otherwise", result.other),
-            ("a collection frees", result.garbage),
+            ("of nothing", result.garbage),
             ("objects in all", result.disk),
             ("beside objects", result.private),
+            ("a collection frees", result.freed),
         ):
             print(f"{label + ':':<20}{amount(size):>12}")
     return 0
@@ -72,6 +73,7 @@ def _record(result: Usage, images: list[ImageUsage]) -> dict[str, object]:
             "shared": result.shared,
             "other": result.other,
             "garbage": result.garbage,
+            "freed": result.freed,
             "private": result.private,
         },
     }
