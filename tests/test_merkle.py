@@ -118,21 +118,6 @@ def test_storing_a_large_object_stores_its_tree(tmp_path: Path, tail: int) -> No
         assert store.load(TREE_MIN, small) is None
 
 
-def test_trees_of_objects_that_are_gone_are_removed(tmp_path: Path) -> None:
-    store = MerkleStore(str(tmp_path), Algorithm.SHA256)
-    digests = []
-    for seed in range(3):
-        data = noise(5000, seed)
-        digests.append(fsverity.digest(data))
-        store.make(reader(data), 5000, digests[-1]).close()
-    (tmp_path / ".tmp-left").write_bytes(b"x")
-    assert merkle.prune(str(tmp_path), lambda digest: digest == digests[1]) == 2
-    assert store.load(5000, digests[1]) is not None
-    assert store.load(5000, digests[0]) is None
-    assert not (tmp_path / ".tmp-left").exists()
-    assert merkle.prune(str(tmp_path / "nowhere"), lambda digest: True) == 0
-
-
 def test_a_full_disk_costs_the_tree_its_name_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

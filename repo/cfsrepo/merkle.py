@@ -27,7 +27,7 @@ from typing import Final
 from cfsrepo import fsverity
 from cfsrepo.errors import DigestMismatchError
 from cfsrepo.fsverity import BLOCK_SIZE, Algorithm, Buffer
-from cfsrepo.objects import TEMPORARY_PREFIX, make_directory, object_path, temporary_name
+from cfsrepo.objects import make_directory, object_path, temporary_name
 
 DIRECTORY: Final = "cfsfuse/merkle"  # below the repository
 
@@ -226,32 +226,6 @@ class MerkleStore:
         path = f"{self._path}/{object_path(digest)}"
         make_directory(os.path.dirname(path))
         os.rename(name, path)
-
-
-def prune(path: str, wanted: Callable[[bytes], bool]) -> int:
-    """Remove the trees below the directory `path` of objects that are not `wanted`; their number.
-
-    What a crash left goes too. For a collection, under its lock.
-    """
-    removed = 0
-    try:
-        prefixes = os.listdir(path)
-    except FileNotFoundError:
-        return 0
-    for prefix in prefixes:
-        below = os.path.join(path, prefix)
-        if prefix.startswith(TEMPORARY_PREFIX):
-            os.unlink(below)
-            continue
-        for rest in os.listdir(below):
-            try:
-                digest = bytes.fromhex(prefix + rest)
-            except ValueError:
-                continue
-            if not wanted(digest):
-                os.unlink(os.path.join(below, rest))
-                removed += 1
-    return removed
 
 
 def _write_levels(fd: int, leaves: Iterable[Buffer], algorithm: Algorithm) -> bytes:
