@@ -123,6 +123,16 @@ def test_hard_links_with_a_wrong_link_count() -> None:
     assert root.entries[b"b"].entries[b"link"] is root.entries[b"a"]  # type: ignore[index]
 
 
+def test_many_names_of_an_inode_with_large_xattrs() -> None:
+    inode = Inode(stat.S_IFREG, xattrs={b"user.x": bytes(16_000)}, nlink=300)
+    root = directory()
+    root.entries = {b"%d" % number: inode for number in range(300)}
+    image = image_bytes(root)
+    assert len(image) < 300 * 16_000
+    assert dump_of_image(image) == dump_bytes(root)
+    assert image_bytes(load_tree(ErofsImage(image))) == image
+
+
 def test_only_some_names_of_the_root() -> None:
     data = image_bytes(tree_of(SAMPLE))
     # A hard link whose first name is left out becomes a file of its own, as in the C tool.

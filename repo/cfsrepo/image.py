@@ -203,7 +203,7 @@ def dump_image(
     lines: list[bytes] = []
     pending = 0
     for path, info, first in walk.entries(toplevel):
-        mode, size, payload, content, digest, xattrs = walk.node(info)
+        mode, size, payload, content, digest, xattrs = walk.node(info, again=first is not None)
         line = form.line(
             escape(path or b"/"), mode, size, info.nlink, info.uid, info.gid, info.rdev,
             info.mtime_sec, info.mtime_nsec, payload, content, digest,

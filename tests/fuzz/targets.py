@@ -51,7 +51,7 @@ def check_image(data: bytes) -> None:
         walk = ImageWalk(image)
         for entry in walk.entries():
             look_at(image, entry.info.nid, entry.info.mode)
-            walk.node(entry.info)
+            walk.node(entry.info, again=entry.first is not None)
         dump_image(image, len)
         tree = load_tree(image)
         again = collected(lambda out: write_image(tree, out))

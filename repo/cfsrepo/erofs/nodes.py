@@ -28,6 +28,8 @@ _REG = 0o100000
 _DIR = 0o040000
 _LNK = 0o120000
 _CHR = 0o020000
+# Bytes of xattrs read again for later names, by bytes of the image: no honest image comes near.
+_LINKS_FACTOR = 1024
 _DOTS = frozenset((b".", b".."))
 
 
@@ -58,6 +60,7 @@ class ImageWalk:
         self._seen = bytearray((len(image.data) >> layout.SLOT_BITS + 3) + 1)
         self._first: dict[int, bytes] = {}
         self._budget = len(image.data)
+        self._links_budget = _LINKS_FACTOR * len(image.data)
         self._xattrs = XattrReader(image)
 
     def entries(self, toplevel: Collection[bytes] | None = None) -> Iterator[Entry]:
@@ -105,8 +108,8 @@ class ImageWalk:
             else:
                 stack.pop()
 
-    def node(self, info: InodeInfo) -> Node:
-        """The inode as the tree had it."""
+    def node(self, info: InodeInfo, *, again: bool = False) -> Node:
+        """The inode as the tree had it. `again`: not for the first time, under another name."""
         image = self._image
         mode, size = info.mode, info.size
         kind = mode & _IFMT
@@ -122,7 +125,12 @@ class ImageWalk:
             size = 0
         if not info.xattr_icount:
             return Node(mode, size, payload, content, None, ())
-        self._spend(layout.xattr_area_size(info.xattr_icount))
+        if again:
+            self._links_budget -= layout.xattr_area_size(info.xattr_icount)
+            if self._links_budget < 0:
+                raise LimitError(f"{image.name}: too many names for inodes with large xattrs")
+        else:
+            self._spend(layout.xattr_area_size(info.xattr_icount))
         if kind != _REG:
             return Node(mode, size, payload, content, None, self._xattrs.of(info, is_file=False)[0])
         xattrs, payload, digest, is_whiteout = self._xattrs.of(info, is_file=True)
