@@ -169,7 +169,12 @@ class ObjectDirectory:
         self, store: MerkleStore, fd: int, backing: Backing, size: int, digest: bytes
     ) -> MerkleTree:
         try:
-            return store.make(lambda offset, count: _read_all(fd, offset, count), size, digest)
+            return store.make(
+                lambda offset, count: _read_all(fd, offset, count),
+                size,
+                digest,
+                lambda offset: _next_data(fd, offset, size),
+            )
         except DigestMismatchError as error:
             raise DamagedError(backing, "content does not have its digest") from error
 
@@ -302,6 +307,15 @@ def _digest_of_path(path: bytes) -> bytes | None:
         if digest is not None:
             return digest
     return None
+
+
+def _next_data(fd: int, offset: int, size: int) -> int:
+    """Where the file behind `fd` has data from `offset` on; `size` where only holes follow."""
+    try:
+        return os.lseek(fd, offset, os.SEEK_DATA)
+    except OSError as error:
+        # ENXIO: no data follows. EINVAL: a file system that cannot tell.
+        return size if error.errno == errno.ENXIO else offset
 
 
 def _read_all(fd: int, offset: int, size: int) -> Buffer:

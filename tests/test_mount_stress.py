@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -301,3 +302,43 @@ def test_programs_run_from_the_mount(tmp_path: Path) -> None:
         with pytest.raises(PermissionError) as caught:
             subprocess.run([path + b"/plain"], check=False)
         assert caught.value.errno == errno.EACCES
+
+
+def test_a_large_directory_and_a_huge_file(tmp_path: Path) -> None:
+    """100,000 names in one directory, 100 GB in one file, beside the kernel's answers."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: sudo make test")
+    from cfsrepo.tree import Inode, directory
+    from tests.fuse_helpers import Maker
+
+    maker = Maker()
+    root, many = directory(), directory()
+    assert root.entries is not None
+    assert many.entries is not None
+    root.entries[b"many"] = many
+    for number in range(100_000):
+        many.entries[b"%05d" % number + b"x" * (number % 250)] = maker.file(b"")
+    huge = 100 << 30
+    root.entries[b"huge"] = Inode(stat.S_IFREG | 0o644, size=huge, payload=b"sparse")
+    made = maker.write(root, tmp_path)
+    with open(made.object_dir / "sparse", "wb") as file:
+        file.truncate(huge)
+        file.seek(huge - 3)
+        file.write(b"end")
+    point = tmp_path / "mnt"
+    point.mkdir()
+    with (
+        composefs(str(made.image_file), str(made.object_dir), str(tmp_path)) as kernel,
+        mounted(made, point) as ours,
+    ):
+        theirs = os.fsencode(kernel)
+        names = os.listdir(ours + b"/many")
+        assert sorted(names) == sorted(os.listdir(theirs + b"/many")) == sorted(many.entries)
+        for name in random.Random(9).sample(names, 100):
+            path = b"many/" + name
+            assert ask(ours, "stat", path, (0, 0)) == ask(theirs, "stat", path, (0, 0))
+        for offset in (0, 1 << 32, huge // 2, huge - 5, huge):
+            assert ask(ours, "read", b"huge", (offset, 4096)) == ask(
+                theirs, "read", b"huge", (offset, 4096)
+            )
+        assert os.stat(ours + b"/huge").st_size == huge

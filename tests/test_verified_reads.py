@@ -232,3 +232,38 @@ def test_nothing_waits_in_open_ready(tmp_path: Path) -> None:
     (tmp_path / "large").mkdir()
     large = Store(tmp_path / "large", WHOLE_MAX + 1)
     assert ObjectDirectory(large.directory).open_ready(large.backing, large.size) is None
+
+
+def zeros_digest(size: int) -> bytes:
+    """The digest of `size` zero bytes, a multiple of 4096, without hashing each block of them."""
+    blocks = size // 4096
+    leaf = fsverity.hash_blocks(bytes(4096), Algorithm.SHA256)
+    while blocks > 1:
+        full, rest = divmod(blocks, 128)
+        # All blocks of a level are alike but the last one. A multiple of 128^k has no such.
+        assert not rest
+        leaf = fsverity.hash_blocks(leaf * 128, Algorithm.SHA256)
+        blocks = full
+    return fsverity.digest_of_root(leaf, size, Algorithm.SHA256)
+
+
+def test_a_file_of_holes_is_checked_without_reading_them(tmp_path: Path) -> None:
+    size = 128**3 * 4096  # 8 GiB
+    digest = zeros_digest(size)
+    path = tmp_path / "objects" / object_path(digest)
+    path.parent.mkdir(parents=True)
+    with open(path, "wb") as file:
+        file.truncate(size)
+    objects = ObjectDirectory(tmp_path / "objects")
+    backing = Backing(object_path(digest).encode(), digest)
+    content = objects.open(backing, size)
+    for offset in (0, size // 2 + 5, size - 4096):
+        assert bytes(content.read(offset, 4096)) == bytes(4096)
+    with open(path, "r+b") as file:
+        file.seek(size // 3)
+        file.write(b"x")
+    with pytest.raises(DamagedError):
+        content.read(size // 3, 1)
+    content.close()
+    with pytest.raises(DamagedError):
+        objects.open(backing, size)

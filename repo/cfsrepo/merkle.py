@@ -158,16 +158,30 @@ class MerkleStore:
             return None
         return MerkleTree(fd, size, digest, self._algorithm)
 
-    def make(self, read: Callable[[int, int], Buffer], size: int, digest: bytes) -> MerkleTree:
+    def make(
+        self,
+        read: Callable[[int, int], Buffer],
+        size: int,
+        digest: bytes,
+        next_data: Callable[[int], int] = lambda offset: offset,
+    ) -> MerkleTree:
         """Make the tree of the object that `read(offset, size)` reads, and store it if possible.
 
-        Reads the whole object, in bounded memory. `DigestMismatchError` when the object does not
-        have this digest.
+        Reads the whole object, in bounded memory, but for holes: `next_data(offset)` is where data
+        comes next. (A hole that is none makes another digest, as any damage does.)
+        `DigestMismatchError` when the object does not have this digest.
         """
+        zeros = fsverity.hash_blocks(bytes(_READ_SIZE), self._algorithm)
 
         def leaves() -> Iterator[bytes]:
+            data = 0
             for offset in range(0, size, _READ_SIZE):
                 wanted = min(_READ_SIZE, size - offset)
+                if data <= offset:
+                    data = next_data(offset)
+                if data >= offset + _READ_SIZE and wanted == _READ_SIZE:
+                    yield zeros
+                    continue
                 chunk = read(offset, wanted)
                 if len(chunk) != wanted:
                     raise DigestMismatchError(f"object {digest.hex()}: cut short")
