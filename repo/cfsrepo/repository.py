@@ -39,7 +39,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from types import TracebackType
 from typing import Final, Self
 
-from cfsrepo import fsverity, identity, linux, merkle, names, refs, repometa
+from cfsrepo import bigdigest, fsverity, identity, linux, merkle, names, refs, repometa
 from cfsrepo.errors import (
     NotFoundError,
     RepositoryError,
@@ -385,7 +385,7 @@ class Repository:
                 measured = fsverity.measure(fd, self.algorithm)
                 if measured is None and self.policy is VerityPolicy.REQUIRE:
                     raise VerityError(f"{self.objects.path}/{object_path(digest)}: no fs-verity")
-                if (measured or fsverity.digest_fd(fd, self.algorithm)) != digest:
+                if (measured or bigdigest.digest_fd(fd, self.algorithm)) != digest:
                     raise self.objects.damaged(digest)
             return mmap.mmap(fd, 0, prot=mmap.PROT_READ)
         except ValueError:
