@@ -305,6 +305,7 @@ def diff_ids(change: Callable[[list[str]], list[str]]) -> Callable[[dict[str, An
     return bend
 
 
+CAPABILITY = b"SCHILY.xattr.security.capability"
 WRONG = "sha256:" + "0" * 64
 X = archive(member(b"x", b"data"))
 
@@ -416,6 +417,11 @@ DAMAGED: dict[str, tuple[Damage, type[CfsError], str]] = {
     ),
     "through a file": (with_layer(archive(member(b"f/x"))), InputError, "no directory"),
     "name too long": (with_layer(archive(member(b"n" * 300))), InputError, "300 bytes"),
+    "xattr over the limits": (
+        with_layer(archive(member(b"x", pax={CAPABILITY: bytes(70_000)}))),
+        InputError,
+        "over the limits",
+    ),
     "metadata without end": (
         with_layer(header(b"x", b"x", size=1 << 30) + bytes(1 << 20)),
         InputError,
@@ -473,6 +479,16 @@ def test_a_name_that_is_none(repo: Repository, builder: LayoutBuilder) -> None:
     with pytest.raises(UsageError):
         pull(repo, builder.source(), "a\nb")
     assert not os.path.isdir(f"{repo.path}/objects") or not os.listdir(f"{repo.path}/objects")
+
+
+def test_xattrs_over_the_limits_of_images(repo: Repository, builder: LayoutBuilder) -> None:
+    """Each within the limits, but too much for one file of an image."""
+    pax = {b"SCHILY.xattr.user.%d" % number: bytes(40_000) for number in range(5)}
+    builder.image(base(member(b"x", pax=pax)))
+    before = visible(repo)
+    with pytest.raises(InputError, match="attributes"):
+        pull(repo, builder.source(), "name", xattrs=XattrMode.ALL)
+    assert visible(repo) == before
 
 
 def test_a_layer_of_another_archive_is_no_substitute(

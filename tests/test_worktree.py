@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -681,3 +682,39 @@ def test_an_image_from_oci(repo: Repository, tmp_path: object) -> None:
     pulled = pull(repo, layout.source(), "image")
     made = Worktree.checkout(repo, "image", f"{tmp_path}/tree").commit(repo)
     assert made.image_id == pulled.image_id
+
+
+def test_a_race_for_directories_leads_nowhere(repo: Repository, tmp_path: object) -> None:
+    """Another process exchanges a directory and a symlink to elsewhere as fast as it can."""
+    root = directory()
+    assert root.entries is not None
+    for number in range(40):
+        below = root.entries[b"%02d" % number] = directory()
+        assert below.entries is not None
+        below.entries.update({b"%d" % file: regular(repo, b"x" * file) for file in range(20)})
+    root.nlink = 42
+    image_of(repo, root, "image")
+    outside, path = f"{tmp_path}/outside", f"{tmp_path}/tree"
+    os.mkdir(outside)
+    os.symlink(outside, f"{tmp_path}/link")
+    attacker = os.fork()
+    if attacker == 0:
+        try:
+            number = 0
+            while True:
+                number = (number + 1) % 40
+                with contextlib.suppress(OSError):
+                    linux.renameat2(
+                        -100, f"{tmp_path}/link", -100, f"{path}/{number:02d}", 2
+                    )  # RENAME_EXCHANGE
+        finally:
+            os._exit(0)
+    try:
+        for _ in range(5):
+            with contextlib.suppress(InputError, OSError):
+                Worktree.checkout(repo, "image", path)
+            shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.kill(attacker, 9)
+        os.waitpid(attacker, 0)
+    assert os.listdir(outside) == []
