@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -202,7 +201,7 @@ def process_start_time(pid: int) -> int | None:
 
 
 def _new_id(image_id: str) -> str:
-    return f"{image_id[:12]}-{secrets.token_hex(8)}"
+    return f"{image_id[:12]}-{os.urandom(8).hex()}"
 
 
 def _write(repository: Repository, pin: Pin) -> Pin:

@@ -12,7 +12,6 @@ or replaced atomically. Nothing that a link says is ever followed: its last comp
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from typing import Final
 
@@ -78,7 +77,7 @@ def replace_link(root: int, path: str, target: str) -> None:
     except FileExistsError:
         if _target(root, path) == target:
             return
-    temporary = TEMPORARY_PREFIX + secrets.token_hex(8)
+    temporary = TEMPORARY_PREFIX + os.urandom(8).hex()
     _symlink(target, root, temporary)
     try:
         os.rename(temporary, path, src_dir_fd=root, dst_dir_fd=root)
