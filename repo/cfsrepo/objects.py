@@ -17,7 +17,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -200,6 +199,34 @@ class ObjectStore:
         if not self.writable:
             raise self._read_only()
         return ObjectWriter(self)
+
+    def put_shared(self, fd: int) -> bytes | None:
+        """Store the content of the file behind `fd` by sharing its blocks; returns its digest.
+
+        None where the file system cannot (reflink). The file may change meanwhile: what is hashed
+        is the object, not the file.
+        """
+        if not self.writable:
+            raise self._read_only()
+        draft = self._draft(".")
+        try:
+            if not linux.clone_file(fd, draft.fd):
+                return None
+            reader = linux.reopen(draft.fd, os.O_RDONLY)
+            try:
+                digest = fsverity.digest_fd(reader, self.algorithm)
+                size = os.fstat(reader).st_size
+            finally:
+                os.close(reader)
+            path = object_path(digest)
+            if not self._has_good(path, digest, size):
+                make_directory(path[:2], self.dir_fd)
+                self._install(draft, path, digest)
+            return digest
+        except OSError as error:
+            raise self._failed(error) from error
+        finally:
+            draft.discard()
 
     def copy_from(self, source: ObjectStore, digest: bytes, ways: Ways) -> str:
         """Have the object `digest` of another store here too; says how: a word of `Ways`.
@@ -454,7 +481,7 @@ class ObjectWriter:
 
 def temporary_name() -> str:
     """A new name for a file that is being written; a collection removes what a crash left."""
-    return TEMPORARY_PREFIX + secrets.token_hex(8)
+    return TEMPORARY_PREFIX + os.urandom(8).hex()
 
 
 def make_directory(path: str, dir_fd: int | None = None) -> None:

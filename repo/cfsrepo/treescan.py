@@ -12,7 +12,8 @@ Rights changed on disk alone (chmod) do not count where there is a record, which
 `cfs meta set --mode` changes; `Scan.chmodded` says how many files that concerns.
 
 The directory may change meanwhile: no symlink is followed, and a file that changes while it is read
-is an error. Contents are hashed and stored by several processes.
+is an error. Contents are hashed and stored by several processes; large ones share their blocks with
+the object where the file system can.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Scan:
         self._path = path
         self._base = base
         self._fd = -1
+        self._share = True  # until the file system says that it cannot
         self._linked: dict[tuple[int, int], Inode] = {}
         self._files: list[_File] = []
         self.without_record = 0
@@ -259,6 +261,11 @@ class Scan:
             if os.fstat(fd).st_size != size:
                 raise self._changed(file.path)
             return digest
+        if self._share:
+            shared = store.put_shared(fd)
+            if shared is not None:
+                return shared
+            self._share = False
         with store.writer() as writer:
             while chunk := os.read(fd, _READ_SIZE):
                 writer.write(chunk)
