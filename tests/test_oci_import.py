@@ -154,6 +154,21 @@ def test_a_layer_whose_object_is_lost_is_imported_again(
     assert (again.image_id, again.new_layers) == (first.image_id, 1)
 
 
+@pytest.mark.parametrize("size", [0, 10, 100])
+def test_a_layer_that_is_cut_off_is_imported_again(
+    size: int, repo: Repository, builder: LayoutBuilder
+) -> None:
+    """As a crash of the machine may leave it."""
+    builder.image(GOOD)
+    first = pull(repo, builder.source(), "name")
+    digest = repo.stream_id("oci-layer-" + sha256(GOOD))
+    assert digest is not None
+    os.truncate(f"{repo.path}/objects/{digest.hex()[:2]}/{digest.hex()[2:]}", size)
+    again = pull(repo, builder.source(), "name")
+    assert (again.image_id, again.new_layers) == (first.image_id, 1)
+    assert content(repo, repo.open_stream("oci-layer-" + sha256(GOOD))) == GOOD
+
+
 def test_a_lost_object_comes_back(repo: Repository, builder: LayoutBuilder) -> None:
     builder.image(GOOD)
     pull(repo, builder.source(), "name")

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cfsrepo.erofs.writer import write_image
-from cfsrepo.errors import InputError
+from cfsrepo.errors import InputError, RepositoryError
 from cfsrepo.names import (
     CONFIG_PREFIX,
     CONFIG_REF,
@@ -156,14 +156,18 @@ def import_image(
 def _known_layers(repo: Repository, config: ImageConfig) -> dict[str, bytes]:
     """The layers that the repository has, whole: diff id -> digest of the split stream.
 
-    One whose objects are not all there is left out, so that pulling again brings them back.
+    One that is cut off, or whose objects are not all there, is left out, so that pulling again
+    brings it back.
     """
     known = {}
     for diff_id in config.diff_ids:
         digest = repo.stream_id(LAYER_PREFIX + diff_id)
         if digest is None or not repo.objects.has(digest):
             continue
-        stream = SplitStream.parse(_map_object(repo, digest), LAYER_PREFIX + diff_id)
+        try:
+            stream = SplitStream.parse(_map_object(repo, digest), LAYER_PREFIX + diff_id)
+        except RepositoryError:
+            continue
         if all(map(repo.objects.has, stream.object_refs)):
             known[diff_id] = digest
     return known
