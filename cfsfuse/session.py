@@ -20,7 +20,7 @@ from cfsfuse.options import Engine, MountOptions
 from cfsfuse.runtime import Record
 from cfsfuse.source import ImageSource, map_file
 from cfsfuse.view import ImageView
-from cfsrepo import merkle, pins
+from cfsrepo import pins
 from cfsrepo.erofs.reader import ErofsImage
 from cfsrepo.errors import MountError, RepositoryError, SystemFailure
 from cfsrepo.repository import Repository
@@ -53,7 +53,7 @@ def serve(
     with ExitStack() as stack:
         image = ErofsImage(_image_data(source, point, options, stack), source.name)
         objects = ObjectDirectory(
-            source.object_dir, verify=options.verify, merkle=_merkle_directory(source)
+            source.object_dir, verify=options.verify, merkle=source.merkle_dir
         )
         stack.callback(objects.close)
         view = ImageView(image, objects, subdir=options.subdir, owners=options.owners)
@@ -96,12 +96,6 @@ def _image_data(
         log.warning("the image is not pinned, a collection may remove it: %s", error)
     repository.release_lock()
     return data
-
-
-def _merkle_directory(source: ImageSource) -> str | None:
-    if source.repository is None:
-        return None
-    return os.path.join(source.repository, merkle.DIRECTORY)
 
 
 def _mounted(view: ImageView, source: ImageSource, point: bytes, options: MountOptions) -> Any:

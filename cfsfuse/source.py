@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 
 from cfsrepo.errors import InputError, NotFoundError
+from cfsrepo.merkle import DIRECTORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,11 @@ class ImageSource:
     object_dir: str
     image_id: str | None  # hex; None for an image file outside of a repository
     repository: str | None
+
+    @property
+    def merkle_dir(self) -> str | None:
+        """Where the trees of large objects are; None outside of a repository."""
+        return None if self.repository is None else os.path.join(self.repository, DIRECTORY)
 
 
 def map_file(path: str) -> mmap.mmap:

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     source = imagesource.find(args)
     sys.stdout.flush()
     with imagesource.opened(source) as image:
-        view = ImageView(image, ObjectDirectory(source.object_dir))
+        view = ImageView(image, ObjectDirectory(source.object_dir, merkle=source.merkle_dir))
         for path in args.path:
             _cat(view, os.fsencode(path))
     return 0

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     source = imagesource.find(args)
     with imagesource.opened(source) as image:
-        view = ImageView(image, ObjectDirectory(source.object_dir))
+        view = ImageView(image, ObjectDirectory(source.object_dir, merkle=source.merkle_dir))
         path = os.fsencode(args.path)
         nid = view.resolve(path)
         if args.directory or not stat.S_ISDIR(view.attributes(nid).mode):
