@@ -73,7 +73,7 @@ def test_the_demo_image(
 ) -> None:
     repository = pull(fuse, demo_image)
     kernel = seen_by_kernel(repository, str(tmp_path), READ_ALL)
-    assert len(kernel) > 5000
+    assert len(kernel) > 3000
     assert differences(kernel, seen_by_user(fuse, repository, engine)) == []
 
 
