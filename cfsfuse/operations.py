@@ -234,7 +234,6 @@ class Operations(pyfuse3.Operations):
 
     def _count(self, kind: str) -> None:
         self._requests[kind] += 1
-        self._scan.step()
 
     def _fail(self, error: OSError | CfsError) -> NoReturn:
         """The errno for the caller; damage of the image itself goes to the log too."""

@@ -115,7 +115,6 @@ class Server:
         # Who holds one of these may wait for the disk; who gets none leaves its read in the queue.
         self._slots = threading.Semaphore(_THREADS - 1)
         self._queued: deque[Request] = deque()
-        self._scanning = threading.Lock()
         self._counts: list[Counter[int]] = []  # of requests, one for each thread
         self._failure: BaseException | None = None
         self._handlers: dict[int, Handler] = {
@@ -244,9 +243,6 @@ class Server:
                     self._reply_error(request, errno.ENOSYS)
                 else:
                     self._answer(request, handler)
-                if self._scan.running and self._scanning.acquire(blocking=False):
-                    self._scan.step()
-                    self._scanning.release()
         except Exception as error:
             log.exception("a thread of the server ended")
             self._failure = error

@@ -5,13 +5,14 @@ not there. An image without any attribute that a mount would show is answered on
 (ENOSYS). In one that has some, a whole class that no inode has, SELinux labels or ACLs, is "not
 supported": `ls` and its like stop asking for it, and it is what the kernel says of ACLs, too.
 
-To be sure, every inode must have been looked at; that is done in small steps between requests, so
-that a mount of a million files does not start later for it.
+To be sure, every inode must have been looked at; that is done in small steps, one with each request
+for an attribute: who asks for none pays nothing, and no mount starts later for it.
 """
 
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Iterator
 from typing import Final
 
@@ -19,7 +20,7 @@ from cfsfuse.view import ImageView
 from cfsrepo.erofs import layout
 from cfsrepo.errors import InputError
 
-_STEP: Final = 128  # inodes
+_STEP: Final = 256  # inodes
 _CLASSES: Final = frozenset({b"security.selinux", layout.ACL_ACCESS, layout.ACL_DEFAULT})
 
 
@@ -32,14 +33,24 @@ class XattrScan:
         self._names: set[bytes] = set()
         self._complete = False
         self._inodes: Iterator[int] | None = _inodes(view)
+        self._lock = threading.Lock()
 
-    @property
-    def running(self) -> bool:
-        """Whether there is something left for `step()` to do."""
-        return self._inodes is not None
+    def refusal(self, name: bytes) -> int:
+        """The errno for a getxattr(2) of `name` on any inode; 0 where the inode must be asked."""
+        # One thread at a time looks on; the others do not wait for it.
+        if self._inodes is not None and self._lock.acquire(blocking=False):
+            try:
+                self._step()
+            finally:
+                self._lock.release()
+        if not self._complete:
+            return 0
+        if not self._names:
+            return errno.ENOSYS
+        return errno.EOPNOTSUPP if name in _CLASSES and name not in self._names else 0
 
-    def step(self) -> None:
-        """Look at some more inodes; costs nothing when the answer is known."""
+    def _step(self) -> None:
+        """Look at some more inodes."""
         if self._inodes is None:
             return
         view, trusted = self._view, self._trusted
@@ -54,14 +65,6 @@ class XattrScan:
         except InputError:
             # What is damaged may hide attributes: then each inode is asked for itself.
             self._inodes = None
-
-    def refusal(self, name: bytes) -> int:
-        """The errno for a getxattr(2) of `name` on any inode; 0 where the inode must be asked."""
-        if not self._complete:
-            return 0
-        if not self._names:
-            return errno.ENOSYS
-        return errno.EOPNOTSUPP if name in _CLASSES and name not in self._names else 0
 
 
 def _inodes(view: ImageView) -> Iterator[int]:
