@@ -62,10 +62,10 @@ class PackageSource:
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
 
-    def _apt_get(self, *arguments: str) -> str:
+    def _apt_get(self, *arguments: str, directory: str = "debs") -> str:
         done = subprocess.run(
             ["apt-get", *self._options, "--quiet", *arguments],
-            cwd=self._path("debs"),
+            cwd=self._path(directory),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -90,7 +90,8 @@ class PackageSource:
         """
         self._update()
         wanted = list(packages)
-        planned = self._apt_get("--print-uris", "download", *wanted)
+        # Asked where there are no packages: apt does not name those that are there already.
+        planned = self._apt_get("--print-uris", "download", *wanted, directory="state")
         # 'http://host/pool/c/composefs/composefs_1.0.8-3_amd64.deb' composefs_1.0.8-3_amd64.deb ...
         paths = [self._path(f"debs/{name}") for name in re.findall(r"^'\S+' (\S+)", planned, re.M)]
         if not all(os.path.exists(path) for path in paths):

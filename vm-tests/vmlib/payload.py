@@ -23,15 +23,17 @@ PROGRAMS = {"cfs": b"cli", "mount.cfs": b"mounthelper"}
 
 
 def build(path: str, checkout: str, image: str, arguments: Sequence[str]) -> None:
-    """Write the tar `path`: `site/` `bin/` `tests/` `guest/` `oci/` (the layout `image`)."""
+    """Write the tar `path`: `site/` `bin/` `tests/` `guest/` `lib/` `campaign/` `oci/`.
+
+    `lib/tests` are the tests of the host, some of which run in the guest, too; `oci` is the layout
+    `image`.
+    """
     with tarfile.open(path, "w") as tar:
         _add_wheel(tar, checkout)
         for name in ("guest", "tests"):
             tar.add(os.path.join(checkout, "vm-tests", name), name, filter=_entry)
-        for name in ("__init__", "kernel_mounts", "tree_walker"):
-            source = os.path.join(checkout, "tests", f"{name}.py")
-            if os.path.exists(source):
-                tar.add(source, f"lib/tests/{name}.py", filter=_entry)
+        for name, place in (("tests", "lib/tests"), ("tools/campaign", "campaign")):
+            tar.add(os.path.join(checkout, name), place, filter=_entry)
         tar.add(image, "oci", filter=_entry)
         _add_file(tar, "expected.json", expected.listing(image), 0o644)
         _add_file(tar, "arguments", "".join(f"{word}\n" for word in arguments).encode(), 0o644)
@@ -67,7 +69,7 @@ def _add_file(tar: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
 
 
 def _entry(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    if "__pycache__" in entry.name:
+    if "__pycache__" in entry.name or entry.name.endswith("/fuzz"):
         return None
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = "root"
