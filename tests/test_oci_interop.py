@@ -217,7 +217,9 @@ CORPUS: dict[str, list[bytes]] = {
             hardlink(b"./usr/link", b"./usr/file"),
         )
     ],
-    "absolute": [base(directory(b"/etc"), member(b"/etc/x", b"x"), hardlink(b"/y", b"/etc/x"))],
+    "absolute-root-and-target": [
+        archive(directory(b"/"), directory(b"usr"), member(b"x", b"x"), hardlink(b"y", b"/x"))
+    ],
     "same-path-twice": [
         base(
             member(b"a", b"first" * 30, uid=1),

@@ -133,6 +133,7 @@ HOSTILE = {
     ".. deep": [archive(member(b"a/b/c/../../../../evil", b"x"))],
     ".. directory": [archive(directory(b"..", mode=0o777))],
     ".. hard link": [archive(hardlink(b"evil", b"../outside/secret"))],
+    "absolute": [archive(member(b"/tmp/evil", b"x"))],
     "hard link out, absolute": [archive(hardlink(b"evil", b"/etc/passwd"))],
     "hard link through a symlink": [
         archive(symlink(b"s", b"../outside"), hardlink(b"evil", b"s/secret"))

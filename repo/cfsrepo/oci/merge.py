@@ -40,9 +40,11 @@ the OCI image specification and tar(1). Ids can differ from cfsctl's in these ca
     v7 directory (type NUL, name ends in /) a regular file             a directory
     link, directory, device with a size     skips that much            has no data
     lone block of zeros                     skipped                    error
+    absolute path (but for `/` itself)      taken as relative          error
 
-Absolute names are taken relative to the root, as everybody does. Both refuse `..` in a path, a path
-through something that is no directory, a hard link to a directory or to nothing.
+The target of a hard link may begin with `/`: it is relative to the root all the same. Both refuse
+`..` in a path, a path through something that is no directory, a hard link to a directory or to
+nothing.
 """
 
 from __future__ import annotations
@@ -134,6 +136,8 @@ class Merger:
 
     def _add(self, member: Member, content: Content) -> None:
         path = member.path
+        if path[:1] == b"/" and self._components(path):
+            raise self._bad(path, "an absolute path; a layer's are relative to its root")
         head, _, name = path.rpartition(b"/")
         if name in _NO_NAME or len(path) > PATH_MAX:
             parts = self._components(path)
