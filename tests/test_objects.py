@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cfsrepo import fsverity, linux, objects
+from cfsrepo import fsverity, linux, protect
 from cfsrepo.errors import NotFoundError, RepositoryError, VerityError
 from cfsrepo.fsverity import Algorithm, VerityPolicy
 from cfsrepo.objects import ObjectStore, digest_from_path, object_path
@@ -231,7 +231,7 @@ class PlayedKernel:
         self.busy = 0
         monkeypatch.setattr(fsverity, "enable", self.enable)
         monkeypatch.setattr(fsverity, "measure", self.measure)
-        monkeypatch.setattr(objects.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(protect.time, "sleep", lambda seconds: None)
 
     def enable(self, fd: int, algorithm: Algorithm) -> bool:
         if self.busy:
@@ -332,7 +332,7 @@ def test_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, line: str, h
 
     table = f"1 0 8:1 / / rw - {line}\n".encode()
     monkeypatch.setattr(mounttable, "read", lambda: mounttable.parse(table))
-    error = objects.unsupported("/repository")
+    error = protect.unsupported("/repository")
     assert error.hint is not None
     assert hint in error.hint
 

@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cfsrepo import linux, pins, refs, repometa
+from cfsrepo.drafts import TEMPORARY_PREFIX
 from cfsrepo.fsverity import Algorithm
 from cfsrepo.identity import PRIVATE_DIRECTORY
 from cfsrepo.mark import Marked, Marker
-from cfsrepo.objects import TEMPORARY_PREFIX, digest_from_path
+from cfsrepo.objects import digest_from_path
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.repository import Repository
 

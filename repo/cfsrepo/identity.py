@@ -11,9 +11,10 @@ import os
 from typing import Final
 
 from cfsrepo import fsverity, linux, repometa
+from cfsrepo.drafts import make_directory
 from cfsrepo.errors import NotFoundError, RepositoryError
 from cfsrepo.fsverity import VerityPolicy
-from cfsrepo.objects import enable_when_idle, make_directory, unsupported
+from cfsrepo.protect import enable_when_idle, unsupported
 from cfsrepo.repometa import RepositoryMeta
 
 PRIVATE_DIRECTORY: Final = "cfsfuse"

@@ -35,7 +35,8 @@ from typing import Final
 from cfsrepo import fsverity, linux, loopdevice
 from cfsrepo.erofs import layout
 from cfsrepo.errors import InputError, MountError, NotFoundError, UsageError, VerityError
-from cfsrepo.objects import object_path, unsupported
+from cfsrepo.objects import object_path
+from cfsrepo.protect import unsupported
 from cfsrepo.repository import Repository
 
 SOURCE_PREFIX: Final = "composefs:"

@@ -25,9 +25,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from cfsrepo import fsverity
+from cfsrepo.drafts import make_directory, temporary_name
 from cfsrepo.errors import DigestMismatchError
 from cfsrepo.fsverity import BLOCK_SIZE, Algorithm, Buffer
-from cfsrepo.objects import make_directory, object_path, temporary_name
+from cfsrepo.objects import object_path
 
 DIRECTORY: Final = "cfsfuse/merkle"  # below the repository
 

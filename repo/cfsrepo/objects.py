@@ -17,28 +17,25 @@ import contextlib
 import errno
 import os
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from cfsrepo import fsverity, linux, mounttable
+from cfsrepo import fsverity, linux
+from cfsrepo.drafts import Draft, make_directory, temporary_name, umask, write_all
 from cfsrepo.errors import NotFoundError, RepositoryError, VerityError
 from cfsrepo.fsverity import Algorithm, Buffer, Hasher, VerityPolicy
+from cfsrepo.protect import enable_when_idle, unsupported
 
-TEMPORARY_PREFIX: Final = ".tmp-"
 TREE_MIN: Final = 1 << 20
 """Objects above this size have a Merkle tree kept for them (`cfsrepo.merkle`)."""
 _LEAVES_MAX: Final = 64 << 20  # bytes of hashes in memory; of a larger object, later
 _FILE_MODE: Final = 0o644
-_DIR_MODE: Final = 0o755
 _READ_SIZE: Final = 1 << 20
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CLOEXEC
 # How file systems without O_TMPFILE answer it (EISDIR: kernels that do not know the flag).
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS})
-# A process forked meanwhile holds our writable descriptor until it calls exec.
-_BUSY_WAITS: Final = (0.001, 0.005, 0.02, 0.1, 0.4, 1.0)
 _PREFIX_NAME = re.compile(r"[0-9a-f]{2}\Z")
 
 
@@ -95,7 +92,7 @@ class ObjectStore:
         self._verity: bool | None = {VerityPolicy.OFF: False, VerityPolicy.REQUIRE: True}.get(
             policy
         )
-        self._fix_mode = bool(_umask() & _FILE_MODE)
+        self._fix_mode = bool(umask() & _FILE_MODE)
 
     def close(self) -> None:
         """Release the directory."""
@@ -186,7 +183,7 @@ class ObjectStore:
         if not self._has_good(path, digest, len(data)):
             draft = self._draft(prefix)
             try:
-                _write_all(draft.fd, data)
+                write_all(draft.fd, data)
                 self._install(draft, path, digest)
             except OSError as error:
                 raise self._failed(error) from error
@@ -308,11 +305,11 @@ class ObjectStore:
         with linux.opened(path, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self.dir_fd) as fd:
             return fsverity.measure(fd, self.algorithm) == digest
 
-    def _draft(self, prefix: str) -> _Draft:
+    def _draft(self, prefix: str) -> Draft:
         """A new file, open for writing, in the directory `prefix`, which is made if missing."""
         if self._tmpfile:
             try:
-                return _Draft(self._open_tmpfile(prefix), self.dir_fd, None)
+                return Draft(self._open_tmpfile(prefix), self.dir_fd, None)
             except OSError as error:
                 if error.errno not in _NO_TMPFILE:
                     raise self._failed(error) from error
@@ -320,7 +317,7 @@ class ObjectStore:
         name = temporary_name()
         flags = _WRITE_FLAGS | os.O_CREAT | os.O_EXCL
         fd = os.open(name, flags, _FILE_MODE, dir_fd=self.dir_fd)
-        draft = _Draft(fd, self.dir_fd, name)
+        draft = Draft(fd, self.dir_fd, name)
         if self._fix_mode:
             os.fchmod(fd, _FILE_MODE)
         return draft
@@ -336,7 +333,7 @@ class ObjectStore:
             os.fchmod(fd, _FILE_MODE)
         return fd
 
-    def _install(self, draft: _Draft, path: str, digest: bytes) -> None:
+    def _install(self, draft: Draft, path: str, digest: bytes) -> None:
         """Protect the complete file and give it its name.
 
         A file that has the name already is kept if it is good (somebody was faster), else replaced
@@ -358,7 +355,7 @@ class ObjectStore:
         os.rename(draft.name, path, src_dir_fd=self.dir_fd, dst_dir_fd=self.dir_fd)
         draft.name = None
 
-    def _protect(self, draft: _Draft, digest: bytes) -> None:
+    def _protect(self, draft: Draft, digest: bytes) -> None:
         """Enable fs-verity on the complete file; its descriptor becomes a read-only one.
 
         `VerityError` where the policy requires it and it is not to be had, or the kernel measures
@@ -388,26 +385,6 @@ class ObjectStore:
         return OSError(error.errno, error.strerror, self.path)
 
 
-class _Draft:
-    """A file that is being written: nameless, or under a temporary name in the directory."""
-
-    __slots__ = ("dir_fd", "fd", "name")
-
-    def __init__(self, fd: int, dir_fd: int, name: str | None) -> None:
-        self.fd = fd
-        self.dir_fd = dir_fd
-        self.name = name
-
-    def discard(self) -> None:
-        """Close it, and drop the temporary name if it still has that. May be called twice."""
-        fd, self.fd = self.fd, -1
-        name, self.name = self.name, None
-        if fd >= 0:
-            os.close(fd)
-        if name is not None:
-            os.unlink(name, dir_fd=self.dir_fd)
-
-
 class ObjectWriter:
     """One object that comes in pieces; hashed and written as they come, in bounded memory.
 
@@ -429,7 +406,7 @@ class ObjectWriter:
         """Append `chunk`."""
         self._hasher.update(chunk)
         try:
-            _write_all(self._draft.fd, chunk)
+            write_all(self._draft.fd, chunk)
         except OSError as error:
             raise self._store._failed(error) from error
 
@@ -477,66 +454,6 @@ class ObjectWriter:
         trace: TracebackType | None,
     ) -> None:
         self._draft.discard()
-
-
-def temporary_name() -> str:
-    """A new name for a file that is being written; a collection removes what a crash left."""
-    return TEMPORARY_PREFIX + os.urandom(8).hex()
-
-
-def make_directory(path: str, dir_fd: int | None = None) -> None:
-    """mkdir with mode 0755 whatever the umask; an existing directory is fine."""
-    try:
-        os.mkdir(path, _DIR_MODE, dir_fd=dir_fd)
-    except FileExistsError:
-        return
-    if _umask() & _DIR_MODE:
-        os.chmod(path, _DIR_MODE, dir_fd=dir_fd)
-
-
-def enable_when_idle(fd: int, algorithm: Algorithm) -> bool:
-    """`fsverity.enable`, waiting a little while somebody has the file open for writing."""
-    for pause in _BUSY_WAITS:
-        try:
-            return fsverity.enable(fd, algorithm)
-        except OSError as error:
-            if error.errno != errno.ETXTBSY:
-                raise
-            time.sleep(pause)
-    return fsverity.enable(fd, algorithm)
-
-
-def unsupported(path: str) -> VerityError:
-    """The error for a file system without fs-verity, with what its administrator can do."""
-    mount = mounttable.mount_of(path)
-    fstype = "the file system" if mount is None else mount.fstype
-    if mount is not None and fstype == "ext4":
-        device = os.fsdecode(mount.source)
-        hint = f"as root, with the file system unmounted: tune2fs -O verity {device}"
-    elif fstype == "f2fs":
-        hint = "f2fs has it only when made with: mkfs.f2fs -O verity"
-    elif fstype == "btrfs":
-        hint = "btrfs has it from Linux 5.15 on, if the kernel was built with CONFIG_FS_VERITY"
-    else:
-        hint = "put the repository on ext4, btrfs or f2fs, or use --verity=try"
-    return VerityError(f"{path}: {fstype} has no fs-verity here", hint=hint)
-
-
-def _umask() -> int:
-    # os.umask would have to change it to tell, for all threads.
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return 0o022
-
-
-def _write_all(fd: int, data: Buffer) -> None:
-    written = os.write(fd, data)
-    if written != len(data):
-        with memoryview(data) as view:
-            while written < len(view):
-                written += os.write(fd, view[written:])
 
 
 def _read_all(fd: int) -> bytes:

@@ -15,8 +15,8 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
+from cfsrepo.drafts import make_directory
 from cfsrepo.errors import UsageError
-from cfsrepo.objects import make_directory
 
 TEMPORARY_PREFIX: Final = ".symlink-"
 OCI_DIRECTORY: Final = "oci"

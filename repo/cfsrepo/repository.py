@@ -40,6 +40,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from cfsrepo import bigdigest, fsverity, identity, linux, merkle, names, refs, repometa
+from cfsrepo.drafts import make_directory
 from cfsrepo.errors import (
     NotFoundError,
     RepositoryError,
@@ -51,12 +52,7 @@ from cfsrepo.fsverity import Algorithm, Buffer, VerityPolicy
 from cfsrepo.identity import PRIVATE_DIRECTORY
 from cfsrepo.merkle import MerkleStore
 from cfsrepo.names import ImageName
-from cfsrepo.objects import (
-    ObjectStore,
-    digest_from_path,
-    make_directory,
-    object_path,
-)
+from cfsrepo.objects import ObjectStore, digest_from_path, object_path
 from cfsrepo.repometa import RepositoryMeta
 from cfsrepo.splitstream import SplitStream
 

@@ -18,14 +18,9 @@ from dataclasses import dataclass, field
 from cfsrepo import fsverity, identity, linux, parallel, repometa
 from cfsrepo.errors import VerityError
 from cfsrepo.fsverity import VerityPolicy
-from cfsrepo.objects import (
-    ObjectStore,
-    digest_from_path,
-    enable_when_idle,
-    object_path,
-    unsupported,
-)
+from cfsrepo.objects import ObjectStore, digest_from_path, object_path
 from cfsrepo.progress import NoProgress, Progress
+from cfsrepo.protect import enable_when_idle, unsupported
 from cfsrepo.repository import Repository
 
 

@@ -8,7 +8,7 @@ import os
 
 from cfsrepo import fsverity, linux, mounttable, pins, repometa, verity
 from cfsrepo.fsverity import VerityPolicy
-from cfsrepo.objects import unsupported
+from cfsrepo.protect import unsupported
 from cfsrepo.repository import Repository
 from cfstools.context import open_repository
 

@@ -9,7 +9,7 @@ import sys
 from cfsrepo import verity
 from cfsrepo.errors import EXIT_FOUND, EXIT_OK
 from cfsrepo.fsverity import VerityPolicy
-from cfsrepo.objects import unsupported
+from cfsrepo.protect import unsupported
 from cfsrepo.verity import Protection
 from cfstools.context import open_repository
 from cfstools.progressbar import progress_for

@@ -1,0 +1,43 @@
+"""Kernel fs-verity on files of a repository: enabling it, and what to say where there is none."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from typing import Final
+
+from cfsrepo import fsverity, mounttable
+from cfsrepo.errors import VerityError
+from cfsrepo.fsverity import Algorithm
+
+# A process forked meanwhile holds our writable descriptor until it calls exec.
+_BUSY_WAITS: Final = (0.001, 0.005, 0.02, 0.1, 0.4, 1.0)
+
+
+def enable_when_idle(fd: int, algorithm: Algorithm) -> bool:
+    """`fsverity.enable`, waiting a little while somebody has the file open for writing."""
+    for pause in _BUSY_WAITS:
+        try:
+            return fsverity.enable(fd, algorithm)
+        except OSError as error:
+            if error.errno != errno.ETXTBSY:
+                raise
+            time.sleep(pause)
+    return fsverity.enable(fd, algorithm)
+
+
+def unsupported(path: str) -> VerityError:
+    """The error for a file system without fs-verity, with what its administrator can do."""
+    mount = mounttable.mount_of(path)
+    fstype = "the file system" if mount is None else mount.fstype
+    if mount is not None and fstype == "ext4":
+        device = os.fsdecode(mount.source)
+        hint = f"as root, with the file system unmounted: tune2fs -O verity {device}"
+    elif fstype == "f2fs":
+        hint = "f2fs has it only when made with: mkfs.f2fs -O verity"
+    elif fstype == "btrfs":
+        hint = "btrfs has it from Linux 5.15 on, if the kernel was built with CONFIG_FS_VERITY"
+    else:
+        hint = "put the repository on ext4, btrfs or f2fs, or use --verity=try"
+    return VerityError(f"{path}: {fstype} has no fs-verity here", hint=hint)
