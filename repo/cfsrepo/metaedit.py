@@ -6,11 +6,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from cfsrepo import meta
+from cfsrepo import adoption, meta
 from cfsrepo.errors import InputError, LimitError, SystemFailure, UsageError, printable
 from cfsrepo.meta import Meta
 
@@ -66,7 +67,8 @@ def change_record(path: str, changes: Changes) -> Meta:
     """Change the record of the file or directory `path`, or give it one: 0:0, as it is on disk.
 
     A damaged record is replaced. An edit of the file since its record was written counts: the new
-    record has the later time. Rights on disk become those that belong to the new record.
+    record has the later time. Rights on disk become those that belong to the new record,
+    but for an adopted file, which stays closed to writers.
     UsageError for changes that no file, or not this one, can have.
     """
     try:
@@ -106,7 +108,8 @@ def change_record(path: str, changes: Changes) -> Meta:
             raise UsageError(f"{path}: what stands for {new.type_name} must be empty")
         _write(fd, path, record)
         mode = meta.disk_mode(new.mode)
-        if stat.S_IMODE(info.st_mode) != mode:
+        adopted = adoption.is_adopted(info, 1) and not info.st_mode & stat.S_IWUSR
+        if stat.S_IMODE(info.st_mode) != mode and not adopted:
             os.fchmod(fd, mode)
         if changes.mtime is not None:
             time = new.mtime_sec * 1_000_000_000 + new.mtime_nsec
@@ -166,23 +169,32 @@ def check_records(path: str) -> Iterator[tuple[bytes, str]]:
     """What is wrong in the tree below the directory `path`: (path of a file, what), parents first.
 
     Damaged records, records that contradict their file, permissions that are not those of the
-    record, placeholders with content. Files without a record are in order.
+    record, placeholders with content. Files without a record are in order, and adopted ones.
     """
     root = os.fsencode(path)
     pending = [root]
+    names: Counter[tuple[int, int]] = Counter()
+    odd: list[tuple[bytes, str, os.stat_result]] = []  # files with several names and odd rights
     while pending:
         directory = pending.pop()
         if directory == root:
-            yield from _check(directory, os.lstat(directory))
+            yield from _check(directory, os.lstat(directory), odd)
         for name in sorted(os.listdir(directory)):
             below = os.path.join(directory, name)
             info = os.lstat(below)
             if stat.S_ISDIR(info.st_mode):
                 pending.append(below)
-            yield from _check(below, info)
+            elif info.st_nlink > 1:
+                names[info.st_dev, info.st_ino] += 1
+            yield from _check(below, info, odd)
+    for name, what, info in odd:
+        if not adoption.is_adopted(info, names[info.st_dev, info.st_ino]):
+            yield name, what
 
 
-def _check(path: bytes, info: os.stat_result) -> Iterator[tuple[bytes, str]]:
+def _check(
+    path: bytes, info: os.stat_result, odd: list[tuple[bytes, str, os.stat_result]]
+) -> Iterator[tuple[bytes, str]]:
     try:
         record = os.getxattr(path, meta.NAME, follow_symlinks=False)
     except OSError as error:
@@ -196,14 +208,15 @@ def _check(path: bytes, info: os.stat_result) -> Iterator[tuple[bytes, str]]:
         yield path, str(error)
         return
     if stat.S_IMODE(info.st_mode) != meta.disk_mode(found.mode):
-        yield (
-            path,
-            (
-                f"mode {stat.S_IMODE(info.st_mode):04o} on disk is not that of the record "
-                f"({meta.disk_mode(found.mode):04o} for {stat.S_IMODE(found.mode):04o}); "
-                "the record counts"
-            ),
+        what = (
+            f"mode {stat.S_IMODE(info.st_mode):04o} on disk is not that of the record "
+            f"({meta.disk_mode(found.mode):04o} for {stat.S_IMODE(found.mode):04o}); "
+            "the record counts"
         )
+        if adoption.is_adopted(info, 1):
+            odd.append((path, what, info))
+        else:
+            yield path, what
     kind = stat.S_IFMT(found.mode)
     if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK) and info.st_size:
         yield path, f"stands for {found.type_name}, but is not empty"

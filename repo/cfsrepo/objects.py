@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from cfsrepo import fsverity, linux
+from cfsrepo import adoption, fsverity, linux
 from cfsrepo.drafts import Draft, make_directory, temporary_name, umask, write_all
 from cfsrepo.errors import NotFoundError, RepositoryError, VerityError
 from cfsrepo.fsverity import Algorithm, Buffer, Hasher, VerityPolicy
@@ -88,6 +88,7 @@ class ObjectStore:
         """Called with size, digest and hashes of the blocks of a new large object."""
         self._fd = -1
         self._tmpfile = True
+        self._adopting = True  # until it turns out that what is adopted is on another file system
         # Whether to enable fs-verity on new objects; TRY finds out with the first one.
         self._verity: bool | None = {VerityPolicy.OFF: False, VerityPolicy.REQUIRE: True}.get(
             policy
@@ -224,6 +225,38 @@ class ObjectStore:
             raise self._failed(error) from error
         finally:
             draft.discard()
+
+    def adopt(self, fd: int, names: int = 1) -> bytes | None:
+        """Store the content of the file behind the read-only `fd` by making the file the object.
+
+        Returns the digest. None for a file that must not be taken (`cfsrepo.adoption`; `names`: how
+        many it may have) or cannot be linked here: it is as it was, and a copy of it can be stored.
+        Content that is there already is not replaced. A file that was taken must not be changed.
+        """
+        if not self.writable:
+            raise self._read_only()
+        if not self._adopting:
+            return None
+        held = adoption.hold(fd)
+        if held is None:
+            return None
+        with held:
+            digest = held.digest(self.algorithm)
+            path = object_path(digest)
+            try:
+                if self._has_good(path, digest, held.size):
+                    return digest
+                make_directory(path[:2], self.dir_fd)
+                if held.names == names and held.install(self.dir_fd, path, self._enabler(digest)):
+                    return digest
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise self._failed(error) from error
+                self._adopting = False
+        return None
+
+    def _enabler(self, digest: bytes) -> Callable[[int], bool]:
+        return lambda fd: self._verity is not False and self._enable(fd, digest)
 
     def copy_from(self, source: ObjectStore, digest: bytes, ways: Ways) -> str:
         """Have the object `digest` of another store here too; says how: a word of `Ways`.
@@ -366,7 +399,8 @@ class ObjectStore:
         draft.fd = reader
         self._enable(reader, digest)
 
-    def _enable(self, reader: int, digest: bytes) -> None:
+    def _enable(self, reader: int, digest: bytes) -> bool:
+        """Enable fs-verity on the file as the policy says; whether it has it."""
         enabled = enable_when_idle(reader, self.algorithm)
         if not enabled and self._verity is True:
             raise unsupported(self.path)
@@ -374,6 +408,7 @@ class ObjectStore:
             self._verity = enabled
         if enabled and fsverity.measure(reader, self.algorithm) != digest:
             raise VerityError(f"{self.path}/{object_path(digest)}: the kernel measures otherwise")
+        return enabled
 
     def _read_only(self) -> RepositoryError:
         return RepositoryError(f"{self.path}: the repository is open for reading only")

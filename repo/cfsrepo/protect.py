@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from typing import Final
 
@@ -11,19 +12,27 @@ from cfsrepo import fsverity, mounttable
 from cfsrepo.errors import VerityError
 from cfsrepo.fsverity import Algorithm
 
+_PROTECTED_MODE: Final = 0o644
 # A process forked meanwhile holds our writable descriptor until it calls exec.
 _BUSY_WAITS: Final = (0.001, 0.005, 0.02, 0.1, 0.4, 1.0)
 
 
 def enable_when_idle(fd: int, algorithm: Algorithm) -> bool:
-    """`fsverity.enable`, waiting a little while somebody has the file open for writing."""
+    """`fsverity.enable`, waiting a little while somebody has the file open for writing.
+
+    Of a file without the right to write it, which an adopted one is (`cfsrepo.adoption`), the mode
+    becomes an object's usual one: the kernel asks for that right, and then refuses writes itself.
+    """
     for pause in _BUSY_WAITS:
         try:
             return fsverity.enable(fd, algorithm)
         except OSError as error:
-            if error.errno != errno.ETXTBSY:
+            if error.errno == errno.EACCES and not os.fstat(fd).st_mode & stat.S_IWUSR:
+                os.fchmod(fd, _PROTECTED_MODE)
+            elif error.errno == errno.ETXTBSY:
+                time.sleep(pause)
+            else:
                 raise
-            time.sleep(pause)
     return fsverity.enable(fd, algorithm)
 
 

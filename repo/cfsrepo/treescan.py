@@ -13,7 +13,8 @@ Rights changed on disk alone (chmod) do not count where there is a record, which
 
 The directory may change meanwhile: no symlink is followed, and a file that changes while it is read
 is an error. Contents are hashed and stored by several processes; large ones share their blocks with
-the object where the file system can.
+the object where the file system can. With `adopt` the files become the objects, where that is safe
+(`cfsrepo.adoption`); a file without a record never does, since its rights on disk are its metadata.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from cfsrepo import fsverity, meta, parallel
+from cfsrepo import adoption, fsverity, meta, parallel
 from cfsrepo.errors import InputError, printable
 from cfsrepo.meta import Meta
 from cfsrepo.objects import ObjectStore, object_path
@@ -51,22 +52,32 @@ class _File:
     inode: Inode
     size: int
     mtime_ns: int
+    has_record: bool
 
 
 class Scan:
-    """One reading of the directory `path`; `base` gives metadata to files without a record."""
+    """One reading of the directory `path`; `base` gives metadata to files without a record.
 
-    def __init__(self, path: str, base: Inode | None = None) -> None:
+    `adopt`: make the files objects, instead of copying them. They must not be edited in place then.
+    """
+
+    def __init__(self, path: str, base: Inode | None = None, *, adopt: bool = False) -> None:
         self._path = path
         self._base = base
+        self._adopt = adopt
+        self._taken = 0  # files adopted by this process
         self._fd = -1
         self._share = True  # until the file system says that it cannot
         self._linked: dict[tuple[int, int], Inode] = {}
         self._files: list[_File] = []
+        self._modes: list[tuple[Inode, os.stat_result]] = []  # where they are not the record's
+        self.adopted = 0
+        """Files that became objects."""
         self.without_record = 0
         """Files without a record, real symlinks left out."""
         self.chmodded = 0
-        """Files whose permissions on disk are not those that their record gives them."""
+        """Files whose permissions on disk are neither those that their record gives them nor those
+        that an adopted file gets."""
 
     def run(
         self, store: ObjectStore | None, progress: Progress, *, workers: int | None = None
@@ -79,6 +90,9 @@ class Scan:
         try:
             with paused_gc():
                 root = self._read_tree()
+                self.chmodded = sum(
+                    not adoption.is_adopted(status, inode.nlink) for inode, status in self._modes
+                )
                 self._read_contents(store, progress, workers)
         finally:
             os.close(self._fd)
@@ -137,7 +151,9 @@ class Scan:
             elif info.st_nlink > 1:
                 self._linked[info.st_dev, info.st_ino] = inode
             if kind == stat.S_IFREG and (info.st_size or stat.S_ISLNK(inode.mode)):
-                self._files.append(_File(below, inode, info.st_size, info.st_mtime_ns))
+                self._files.append(
+                    _File(below, inode, info.st_size, info.st_mtime_ns, record is not None)
+                )
 
     def _record(self, path: bytes, proc_path: str) -> Meta | None:
         try:
@@ -162,10 +178,9 @@ class Scan:
                 meta.check_type(record, mode)
             except InputError as error:
                 raise self._bad(path, str(error), None) from error
-            self.chmodded += stat.S_IMODE(mode) != meta.disk_mode(record.mode)
             if meta.same_time(record, sec, nsec):
                 sec, nsec = record.mtime_sec, record.mtime_nsec
-            return Inode(
+            inode = Inode(
                 record.mode,
                 uid=record.uid,
                 gid=record.gid,
@@ -174,6 +189,9 @@ class Scan:
                 mtime_nsec=nsec,
                 xattrs=record.xattrs or None,
             )
+            if stat.S_IMODE(mode) != meta.disk_mode(record.mode):
+                self._modes.append((inode, info))
+            return inode
         kind = stat.S_IFMT(mode)
         self.without_record += kind != stat.S_IFLNK
         uid = gid = 0
@@ -201,13 +219,15 @@ class Scan:
         progress.start(task, sum(file.size for file in self._files))
         batches = _batches(self._files)
 
-        def read(batch: int) -> list[bytes | None]:
-            return [self._read(file, store) for file in batches[batch]]
+        def read(batch: int) -> tuple[list[bytes | None], int]:
+            before = self._taken
+            return [self._read(file, store) for file in batches[batch]], self._taken - before
 
         count = 1 if len(batches) < 2 else workers
-        for number, contents in parallel.run(range(len(batches)), read, count):
+        for number, (contents, adopted) in parallel.run(range(len(batches)), read, count):
             for file, content in zip(batches[number], contents, strict=True):
                 self._take(file, content)
+            self.adopted += adopted
             progress.advance(task, sum(file.size for file in batches[number]))
         progress.finish(task)
 
@@ -247,6 +267,10 @@ class Scan:
         size = file.size
         if kind == stat.S_IFLNK and not 0 < size <= TARGET_MAX:
             raise self._bad(file.path, f"a target of {size} bytes (1 to {TARGET_MAX})", None)
+        if self._adopt and file.has_record and kind == stat.S_IFREG and size > INLINE_MAX:
+            adopted = self._adopt_file(fd, file.inode.nlink, store)
+            if adopted is not None:
+                return adopted
         if size <= _READ_SIZE:
             data = os.read(fd, size + 1)
             if len(data) != size:
@@ -272,6 +296,15 @@ class Scan:
             if writer.size != size:
                 raise self._changed(file.path)
             return writer.commit()
+
+    def _adopt_file(self, fd: int, names: int, store: ObjectStore | None) -> bytes | None:
+        """The digest of the file if it is an object now, or another is that has its content."""
+        if store is None:
+            return None
+        before = os.fstat(fd).st_nlink
+        digest = store.adopt(fd, names)
+        self._taken += digest is not None and os.fstat(fd).st_nlink > before
+        return digest
 
     # -- errors -----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ reads. A tree that was checked out and not touched gives the same image again.
 
 Data comes by reflink where the file system can, else as a copy; never as a hard link to an object,
 which an edit in place would change for every image. It is checked against its digest on the way.
+The other way a commit can adopt the tree's own files, and so ends editing them in place.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class CommittedImage:
     image_id: str
     files_without_record: int
     files_chmodded: int
+    files_adopted: int = 0
+    """Files of the tree that are objects now; they must not be edited in place any more."""
 
 
 class Worktree:
@@ -82,17 +85,21 @@ class Worktree:
         name: str | None = None,
         *,
         base: str | None = None,
+        adopt: bool = False,
         progress: Progress | None = None,
         workers: int | None = None,
     ) -> CommittedImage:
         """Make an image of the tree and, with `name`, call it so.
 
-        `base`: the image that files without a record take their metadata from. Raises InputError
-        for a record that is none or contradicts its file, or a file that changes meanwhile.
+        `base`: the image that files without a record take their metadata from. `adopt`: files of
+        the tree become objects by hard links where that is safe (`cfsrepo.adoption`); afterwards
+        they must not be edited in place, only replaced or removed, even where the commit failed.
+        Raises InputError for a record that is none or contradicts its file, or a file that changes
+        meanwhile.
         """
         repo.check_writable()
         progress = progress or NoProgress()
-        scan = Scan(self.path, None if base is None else load_image(repo, base))
+        scan = Scan(self.path, None if base is None else load_image(repo, base), adopt=adopt)
         root = scan.run(repo.objects, progress, workers=workers)
         version = repo.meta.erofs_default
         with repo.objects.writer() as out:
@@ -101,7 +108,7 @@ class Worktree:
         repo.publish({}, [digest])
         if name is not None:
             repo.name_image(name, digest.hex())
-        return CommittedImage(digest.hex(), scan.without_record, scan.chmodded)
+        return CommittedImage(digest.hex(), scan.without_record, scan.chmodded, scan.adopted)
 
     @property
     def is_bare_user(self) -> bool:

@@ -43,12 +43,14 @@ def commit_oci(
     name: str,
     *,
     base: str | None = None,
+    adopt: bool = False,
     xattrs: XattrMode = XattrMode.OCI,
     progress: Progress | None = None,
 ) -> CommittedImage:
     """Commit the tree in the directory `path` as the OCI image `name`.
 
     `base`: the OCI image that it was checked out from (None: the image has one layer with all).
+    `adopt`: as with `Worktree.commit`.
     A tree that is the base's gives the base's image another name. Raises as `Worktree.commit`, and
     RepositoryError where `base` is no OCI image.
     """
@@ -56,7 +58,7 @@ def commit_oci(
     repo.check_writable()
     encode_tag(name)
     base_tree = directory() if base is None else load_image(repo, base)
-    scan = Scan(path, base_tree)
+    scan = Scan(path, base_tree, adopt=adopt)
     tree = scan.run(repo.objects, progress)
     manifest, config = _documents(repo, base)
     layer = store_difference(base_tree, tree, repo.objects)
@@ -64,9 +66,9 @@ def commit_oci(
         found = repo.resolve(base)
         assert found.manifest_digest is not None
         repo.tag(name, MANIFEST_PREFIX + found.manifest_digest)
-        return CommittedImage(found.image_id, scan.without_record, scan.chmodded)
+        return CommittedImage(found.image_id, scan.without_record, scan.chmodded, scan.adopted)
     pulled = _store(repo, manifest, config, layer, name, xattrs, progress)
-    return CommittedImage(pulled.image_id, scan.without_record, scan.chmodded)
+    return CommittedImage(pulled.image_id, scan.without_record, scan.chmodded, scan.adopted)
 
 
 def _documents(repo: Repository, base: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
