@@ -15,6 +15,7 @@ from cfsrepo import fsverity, linux, protect
 from cfsrepo.errors import NotFoundError, RepositoryError, VerityError
 from cfsrepo.fsverity import Algorithm, VerityPolicy
 from cfsrepo.objects import ObjectStore, digest_from_path, object_path
+from tests.played_kernel import PlayedKernel
 
 SIZES = [0, 1, 4096, 4097, 3_000_000]
 
@@ -221,27 +222,6 @@ def test_digest_from_path(path: str, good: bool) -> None:
 
 
 # --- fs-verity, with a kernel that is played -----------------------------------------------------
-
-
-class PlayedKernel:
-    """Enables and measures as a kernel with fs-verity does; by inode, so that links are seen."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.protected: dict[int, bytes] = {}
-        self.busy = 0
-        monkeypatch.setattr(fsverity, "enable", self.enable)
-        monkeypatch.setattr(fsverity, "measure", self.measure)
-        monkeypatch.setattr(protect.time, "sleep", lambda seconds: None)
-
-    def enable(self, fd: int, algorithm: Algorithm) -> bool:
-        if self.busy:
-            self.busy -= 1
-            raise OSError(errno.ETXTBSY, "busy")
-        self.protected[os.fstat(fd).st_ino] = fsverity.digest_fd(fd, algorithm)
-        return True
-
-    def measure(self, fd: int, algorithm: Algorithm) -> bytes | None:
-        return self.protected.get(os.fstat(fd).st_ino)
 
 
 @pytest.mark.parametrize("policy", [VerityPolicy.REQUIRE, VerityPolicy.TRY])
