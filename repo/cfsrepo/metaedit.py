@@ -106,9 +106,16 @@ def change_record(path: str, changes: Changes) -> Meta:
             stat.S_ISREG(new.mode) or stat.S_ISLNK(new.mode) or stat.S_ISDIR(new.mode)
         ):
             raise UsageError(f"{path}: what stands for {new.type_name} must be empty")
-        _write(fd, path, record)
+        closed = not info.st_mode & stat.S_IWUSR
+        if closed:  # the kernel asks for the right to write before it sets an attribute
+            os.fchmod(fd, stat.S_IMODE(info.st_mode) | stat.S_IWUSR)
+        try:
+            _write(fd, path, record)
+        finally:
+            if closed:
+                os.fchmod(fd, stat.S_IMODE(info.st_mode))
         mode = meta.disk_mode(new.mode)
-        adopted = adoption.is_adopted(info, 1) and not info.st_mode & stat.S_IWUSR
+        adopted = closed and adoption.is_adopted(info, 1)
         if stat.S_IMODE(info.st_mode) != mode and not adopted:
             os.fchmod(fd, mode)
         if changes.mtime is not None:
