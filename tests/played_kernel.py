@@ -29,6 +29,7 @@ class PlayedKernel:
         if not os.fstat(fd).st_mode & stat.S_IWUSR:
             raise OSError(errno.EACCES, "no right to write")
         self.protected[os.fstat(fd).st_ino] = fsverity.digest_fd(fd, algorithm)
+        os.utime(fd)  # as ext4 does
         return True
 
     def measure(self, fd: int, algorithm: Algorithm) -> bytes | None:

@@ -116,7 +116,9 @@ def test_fs_verity_is_enabled(
     kernel = PlayedKernel(monkeypatch)
     store = ObjectStore(str(tmp_path / "objects"), Algorithm.SHA256, policy)
     file.chmod(mode)
+    os.utime(file, ns=(5, 7))
     assert adopt(store, file) == DIGEST
+    assert file.stat().st_mtime_ns == 7
     assert kernel.protected == {file.stat().st_ino: DIGEST}
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
 
@@ -152,11 +154,13 @@ def test_it_can_be_protected_later(
 ) -> None:
     """The kernel asks for the right to write, which an adopted file's owner gave away."""
     adopt(store, file)
+    before = file.stat().st_mtime_ns
     kernel = PlayedKernel(monkeypatch)
     with linux.opened(stored(store), os.O_RDONLY) as fd:
         assert protect.enable_when_idle(fd, store.algorithm)
     assert kernel.protected == {file.stat().st_ino: DIGEST}
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert file.stat().st_mtime_ns == before  # else the tree's file would count as edited
 
 
 # -- what is not adopted --------------------------------------------------------------------------

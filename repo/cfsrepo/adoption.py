@@ -68,8 +68,9 @@ class Held:
         return fsverity.digest_fd(self.fd, algorithm)
 
     def install(self, dir_fd: int, path: str, enable: Callable[[int], bool]) -> bool:
-        """Make it the object `path` below `dir_fd`; False where it cannot be, and is as it was.
+        """Make it the object `path` below `dir_fd`; False where it cannot be.
 
+        Then it is as it was, but for fs-verity, which nothing takes off again.
         `enable` enables fs-verity on it, if that is wanted, and says whether it has it. OSError
         EXDEV: nothing of this file system, or mount, can become an object there.
         """
@@ -84,6 +85,8 @@ class Held:
             raise
         done = False
         try:
+            if not self._unwritten():
+                return False
             os.fchmod(self.fd, GUARDED_MODE if enable(self.fd) else UNGUARDED_MODE)
             if self._unwritten():
                 os.rename(name, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)

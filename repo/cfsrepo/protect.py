@@ -20,9 +20,17 @@ _BUSY_WAITS: Final = (0.001, 0.005, 0.02, 0.1, 0.4, 1.0)
 def enable_when_idle(fd: int, algorithm: Algorithm) -> bool:
     """`fsverity.enable`, waiting a little while somebody has the file open for writing.
 
-    Of a file without the right to write it, which an adopted one is (`cfsrepo.adoption`), the mode
-    becomes an object's usual one: the kernel asks for that right, and then refuses writes itself.
+    An adopted file (`cfsrepo.adoption`) keeps its mtime, which ext4 would change. Its mode becomes
+    an object's usual one: the kernel asks for the right to write, and then refuses writes itself.
     """
+    status = os.fstat(fd)
+    enabled = _enable(fd, algorithm)
+    if status.st_nlink > 1 and os.fstat(fd).st_mtime_ns != status.st_mtime_ns:
+        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return enabled
+
+
+def _enable(fd: int, algorithm: Algorithm) -> bool:
     for pause in _BUSY_WAITS:
         try:
             return fsverity.enable(fd, algorithm)
