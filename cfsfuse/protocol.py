@@ -115,6 +115,8 @@ ENTRY_SIZE: Final = ENTRY_OUT.size
 # ino, offset of the next, length of the name, type; then the name, padded to 8
 DIRENT: Final = Struct("=QQII")
 DIRENT_SIZE: Final = DIRENT.size
+# Both in a row, as READDIRPLUS has them.
+ENTRY_PLUS: Final = Struct("=QQQQII" + _ATTR + "QQII")
 
 # --- the other bodies ----------------------------------------------------------------------------
 

@@ -26,8 +26,13 @@ from cfsrepo.erofs import layout
 from cfsrepo.erofs.layout import (
     BLOCK_BITS,
     BLOCK_SIZE,
+    COMPACT_SIZE,
     DIRENT,
     DIRENT_SIZE,
+    EXTENDED_SIZE,
+    FILE_TYPES,
+    FORMAT_EXTENDED,
+    FORMAT_LAYOUT_SHIFT,
     INODE_COMPACT,
     INODE_EXTENDED,
     LAYOUT_CHUNK_BASED,
@@ -46,6 +51,9 @@ from cfsrepo.errors import InputError
 Buffer = bytes | bytearray | memoryview | mmap
 
 _SIZE_MAX = (1 << 63) - 1
+_LAYOUTS = frozenset({LAYOUT_FLAT_PLAIN, LAYOUT_FLAT_INLINE, LAYOUT_CHUNK_BASED})
+_DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})
+_new_tuple = tuple.__new__
 _PATH_MAX = 4096
 _FIRST_NID = layout.INODES_OFFSET >> SLOT_BITS
 
@@ -161,35 +169,34 @@ class ErofsImage:
 
     def inode(self, nid: int) -> InodeInfo:
         """The inode with this number."""
+        # The hot path of every server: hence the local names, and no constructor at the end.
+        data = self.data
         offset = nid << SLOT_BITS
         try:
-            form = self.data[offset]
-            if form & layout.FORMAT_EXTENDED:
+            if data[offset] & FORMAT_EXTENDED:
                 form, icount, mode, _, size, i_u, ino, uid, gid, sec, nsec, nlink = (
-                    INODE_EXTENDED.unpack_from(self.data, offset)
+                    INODE_EXTENDED.unpack_from(data, offset)
                 )
-                end = offset + layout.EXTENDED_SIZE
+                end = offset + EXTENDED_SIZE
             else:
                 form, icount, mode, nlink, size, _, i_u, ino, uid, gid, _ = (
-                    INODE_COMPACT.unpack_from(self.data, offset)
+                    INODE_COMPACT.unpack_from(data, offset)
                 )
                 sec = self.build_time_sec
                 nsec = self.build_time_nsec
-                end = offset + layout.COMPACT_SIZE
+                end = offset + COMPACT_SIZE
         except (IndexError, struct.error):
             self._bad_inode(nid, "lies outside the image")
-        kind = form >> layout.FORMAT_LAYOUT_SHIFT
-        if (
-            kind not in (LAYOUT_FLAT_PLAIN, LAYOUT_FLAT_INLINE, LAYOUT_CHUNK_BASED)
-            or nid < _FIRST_NID
-        ):
+        kind = form >> FORMAT_LAYOUT_SHIFT
+        if kind not in _LAYOUTS or nid < _FIRST_NID:
             self._bad_inode(nid, "is damaged (no known format)")
         file_type = mode & 0o170000
-        if file_type not in layout.FILE_TYPES or size > _SIZE_MAX:
+        if file_type not in FILE_TYPES or size > _SIZE_MAX:
             self._bad_inode(nid, "is damaged (no known file type, or size out of range)")
-        rdev = i_u if file_type in (stat.S_IFCHR, stat.S_IFBLK) else 0
-        return InodeInfo(
-            nid, ino, mode, uid, gid, rdev, size, nlink, sec, nsec, kind, i_u, end, icount
+        rdev = i_u if file_type in _DEVICES else 0
+        return _new_tuple(
+            InodeInfo,
+            (nid, ino, mode, uid, gid, rdev, size, nlink, sec, nsec, kind, i_u, end, icount),
         )
 
     # --- directories -----------------------------------------------------------------------------
