@@ -11,6 +11,7 @@ import shutil
 import signal
 import tarfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -172,18 +173,18 @@ class Scene:
         return f"{self.directory}.log"
 
 
-class Operation:
+class Operation(ABC):
     """A command that is interrupted. `prepare` makes the state before it."""
 
     name = ""
     needs_verity = False
 
-    def prepare(self, scene: Scene, source: random.Random) -> None:
+    def prepare(self, scene: Scene, source: random.Random) -> None:  # noqa: B027 - not every command needs more
         """Change the copied template, which has images 0 and 1, into what the command finds."""
 
+    @abstractmethod
     def arguments(self, scene: Scene) -> list[str]:
         """The command."""
-        raise NotImplementedError
 
     def tags(self) -> set[str]:
         """The names in the repository after the command."""
