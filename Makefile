@@ -26,6 +26,7 @@ lint: setup
 	.venv/bin/ruff check $(PYTHON_SOURCES)
 	.venv/bin/ruff format --check $(PYTHON_SOURCES)
 	.venv/bin/mypy
+	PYTHONPATH=.:repo:tools .venv/bin/lint-imports
 	MYPYPATH=tools:tools/bench .venv/bin/mypy tools/*.py tools/bench/*.py
 	MYPYPATH=tools:tools/campaign .venv/bin/mypy tools/campaign/*.py
 	MYPYPATH=vm-tests:tools .venv/bin/mypy vm-tests/run.py
@@ -43,7 +44,7 @@ campaign: setup
 
 campaign-fuse: setup
 	@CFS_TEST_FLIPS=500 CFS_TEST_STRESS_SECONDS=300 CFS_TEST_EXAMPLES=20000 tools/in-reach \
-	    .venv/bin/python -m pytest -s tests/test_mount_damage.py tests/test_mount_stress.py
+	    .venv/bin/python -m pytest -s tests/fuse/test_mount_damage.py tests/fuse/test_mount_stress.py
 
 fuzz: setup
 	@.venv/bin/python -c 'import atheris' 2>/dev/null || .venv/bin/pip install -q -e '.[fuzz]'

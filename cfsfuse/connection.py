@@ -15,8 +15,8 @@ import subprocess
 from collections.abc import Sequence
 
 from cfsfuse import mounts
-from cfsrepo import linux
 from cfsrepo.errors import MountError, printable
+from cfsrepo.system import linux
 
 _DEVICE = "/dev/fuse"
 # Mount flags by the names of mount(8); FUSE has the others as options of the file system.

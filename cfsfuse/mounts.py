@@ -17,9 +17,9 @@ import stat
 import subprocess
 import threading
 
-from cfsrepo import linux, mounttable
 from cfsrepo.errors import MountError, printable
-from cfsrepo.mounttable import Mount
+from cfsrepo.system import linux, mounttable
+from cfsrepo.system.mounttable import Mount
 
 log = logging.getLogger(__name__)
 

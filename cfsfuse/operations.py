@@ -33,11 +33,11 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from cfsfuse.contents import Buffer
 from cfsfuse.reading import FileReader
-from cfsfuse.view import BLOCK_SIZE, ImageView, refused_access, stat_blocks
-from cfsfuse.xattrscan import XattrScan
 from cfsrepo.errors import CfsError
+from cfsrepo.images.contents import Buffer
+from cfsrepo.images.view import BLOCK_SIZE, ImageView, refused_access, stat_blocks
+from cfsrepo.images.xattrscan import XattrScan
 
 log = logging.getLogger(__name__)
 

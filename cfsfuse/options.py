@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import TypeVar
 
 from cfsfuse.connection import KERNEL_OPTIONS
-from cfsfuse.objects import Verify
-from cfsfuse.owners import AS_IN_IMAGE, Owners, parse_idmap
 from cfsrepo.errors import UsageError
+from cfsrepo.images.owners import AS_IN_IMAGE, Owners, parse_idmap
+from cfsrepo.images.verified import Verify
 
 # What fstab and mount(8) may add and the mount itself has nothing to do with.
 _IGNORED = frozenset(

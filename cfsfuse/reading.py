@@ -13,9 +13,9 @@ import threading
 from collections import OrderedDict
 from typing import Final
 
-from cfsfuse.contents import Buffer, Content
-from cfsfuse.view import ImageView
 from cfsrepo.errors import CfsError, InputError, printable
+from cfsrepo.images.contents import Buffer, Content
+from cfsrepo.images.view import ImageView
 
 log = logging.getLogger(__name__)
 

@@ -48,9 +48,9 @@ from cfsfuse.protocol import (
     Opcode,
 )
 from cfsfuse.reading import FileReader
-from cfsfuse.view import BLOCK_SIZE, ImageView, refused_access, stat_blocks
-from cfsfuse.xattrscan import XattrScan
 from cfsrepo.errors import CfsError, InputError
+from cfsrepo.images.view import BLOCK_SIZE, ImageView, refused_access, stat_blocks
+from cfsrepo.images.xattrscan import XattrScan
 
 log = logging.getLogger(__name__)
 

@@ -14,16 +14,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Protocol
 
-from cfsfuse import connection, mounts, runtime
-from cfsfuse.objects import ObjectDirectory, Verify
+from cfsfuse import connection, mounts, records
 from cfsfuse.options import Engine, MountOptions
-from cfsfuse.runtime import Record
-from cfsfuse.source import ImageSource, map_file
-from cfsfuse.view import ImageView
-from cfsrepo import pins
-from cfsrepo.erofs.reader import ErofsImage
+from cfsfuse.records import Record
 from cfsrepo.errors import MountError, RepositoryError, SystemFailure
-from cfsrepo.repository import Repository
+from cfsrepo.formats.erofs.reader import ErofsImage
+from cfsrepo.images.location import ImageSource, map_file
+from cfsrepo.images.verified import ObjectDirectory, Verify
+from cfsrepo.images.view import ImageView
+from cfsrepo.store import pins
+from cfsrepo.store.repository import Repository
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def serve(
             record = _record(source, point, options, log_path)
             try:
                 numbers = _numbers(session, objects)
-                published.enter_context(runtime.published(record, numbers))
+                published.enter_context(records.published(record, numbers))
             except (OSError, SystemFailure) as error:
                 log.warning("no record for 'cfs mounts': %s", error)
             log.info("mounted at %s", record.mount_point)

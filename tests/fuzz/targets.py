@@ -10,12 +10,12 @@ import io
 import stat
 from collections.abc import Callable
 
-from cfsrepo.dumpfile import read_dump, write_dump
-from cfsrepo.erofs.nodes import ImageWalk
-from cfsrepo.erofs.reader import ErofsImage
-from cfsrepo.erofs.writer import write_image
 from cfsrepo.errors import InputError
-from cfsrepo.image import dump_image, load_tree
+from cfsrepo.formats.dumpreader import read_dump, write_dump
+from cfsrepo.formats.erofs.nodes import ImageWalk
+from cfsrepo.formats.erofs.reader import ErofsImage
+from cfsrepo.formats.erofs.writer import write_image
+from cfsrepo.images.make import dump_image, load_tree
 
 
 def collected(write: Callable[[Callable[[bytes], object]], None]) -> bytes:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from measure import Contender, Row, compare, program, scratch_directory
 
-from cfsrepo import names
-from cfsrepo.image import Maker, make_image
-from cfsrepo.objects import object_path
-from cfsrepo.repository import Repository
-from cfsrepo.splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitStreamWriter
-from cfsrepo.tree import Inode, directory
+from cfsrepo.formats.splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitStreamWriter
+from cfsrepo.formats.tree import Inode, directory
+from cfsrepo.images.make import Maker, make_image
+from cfsrepo.store import ocistreams
+from cfsrepo.store.objects import object_path
+from cfsrepo.store.repository import Repository
 
 SUBJECT = "gc"
 DESCRIPTION = "mark, collect and check 10 images with 200,000 objects"
@@ -124,7 +124,9 @@ def _add_image(
             )
         root.entries[b"layer%d" % position] = Inode(0o040755, entries=entries, nlink=2)
         diff_id = _oci_digest(b"layer %d of %d" % (position, number if position else 0))
-        layer_streams[diff_id] = streams[names.LAYER_PREFIX + diff_id] = store.put(writer.finish())
+        layer_streams[diff_id] = streams[ocistreams.LAYER_PREFIX + diff_id] = store.put(
+            writer.finish()
+        )
     image = store.put(make_image(root, maker=Maker.BUILTIN))
     images.append(image)
 
@@ -132,17 +134,19 @@ def _add_image(
     writer = SplitStreamWriter(repository.algorithm, OCI_CONFIG)
     for diff_id, digest in layer_streams.items():
         writer.named_ref(diff_id, digest)
-    writer.named_ref(names.IMAGE_REFS[1], image)
+    writer.named_ref(ocistreams.IMAGE_REFS[1], image)
     writer.external(store.put(config), len(config))
-    config_stream = streams[names.CONFIG_PREFIX + _oci_digest(config)] = store.put(writer.finish())
+    config_stream = streams[ocistreams.CONFIG_PREFIX + _oci_digest(config)] = store.put(
+        writer.finish()
+    )
 
     manifest = json.dumps({"config": {"digest": _oci_digest(config)}}).encode()
     writer = SplitStreamWriter(repository.algorithm, OCI_MANIFEST)
-    writer.named_ref(names.CONFIG_REF + _oci_digest(config), config_stream)
+    writer.named_ref(ocistreams.CONFIG_REF + _oci_digest(config), config_stream)
     for diff_id, digest in layer_streams.items():
         writer.named_ref(diff_id, digest)
     writer.external(store.put(manifest), len(manifest))
-    content_id = names.MANIFEST_PREFIX + _oci_digest(manifest)
+    content_id = ocistreams.MANIFEST_PREFIX + _oci_digest(manifest)
     streams[content_id] = store.put(writer.finish())
     return content_id
 

@@ -12,12 +12,13 @@ from typing import NoReturn
 
 from workload import CampaignError
 
-from cfsrepo import fsck, imagewalk, names
-from cfsrepo.erofs.reader import ErofsImage
 from cfsrepo.errors import NotFoundError
-from cfsrepo.gc import collect
+from cfsrepo.formats.erofs.reader import ErofsImage
+from cfsrepo.images import imagewalk, names
 from cfsrepo.oci.importer import pull
-from cfsrepo.repository import Repository
+from cfsrepo.store.repository import Repository
+from cfsrepo.upkeep import fsck
+from cfsrepo.upkeep.gc import collect
 
 _GRACE = 60.0  # seconds that everybody has to come to an end
 _PULLERS = 4
@@ -111,7 +112,7 @@ def _pull(path: str, sources: list[str], source: random.Random, number: int) -> 
     with Repository.open(path) as repository:
         image = pull(repository, sources[chosen], f"puller{number}")
         # What was pulled is there as long as the repository stays open.
-        if repository.resolve(f"puller{number}").image_id != image.image_id:
+        if names.resolve(repository, f"puller{number}").image_id != image.image_id:
             raise CampaignError("a name means something else than what was just pulled")
         if source.random() < 0.6:
             repository.untag(f"puller{number}")
@@ -143,7 +144,7 @@ def _read(path: str, sources: list[str], source: random.Random, number: int) -> 
     with Repository.open(path) as repository:
         name = source.choice([image.name for image in names.list_images(repository)])
         try:
-            image_id = repository.resolve(name).image_id
+            image_id = names.resolve(repository, name).image_id
         except NotFoundError:
             return 0  # it was untagged between the two
         with repository.open_image(image_id) as data:

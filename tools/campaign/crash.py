@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import workload
 from workload import CampaignError, Operation, Scene
 
-from cfsrepo import errors, verity
-from cfsrepo.repository import Repository
+from cfsrepo import errors
+from cfsrepo.store.repository import Repository
+from cfsrepo.upkeep import veritymigration
 
 _CALIBRATION_RUNS = 3
 _ROOM = 64 << 20  # bytes on a file system that is not to get full
@@ -122,7 +123,7 @@ def _duration(
 
 def _verity(path: str) -> bool:
     with Repository.open(path) as repository:
-        return verity.is_supported(repository)
+        return veritymigration.is_supported(repository)
 
 
 @contextmanager

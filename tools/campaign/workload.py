@@ -15,11 +15,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cfsrepo import fsck, linux
-from cfsrepo.gc import collect
-from cfsrepo.mark import Marker
 from cfsrepo.oci.importer import pull
-from cfsrepo.repository import Repository
+from cfsrepo.store.repository import Repository
+from cfsrepo.system import linux
+from cfsrepo.upkeep import fsck
+from cfsrepo.upkeep.gc import collect
+from cfsrepo.upkeep.reachability import Marker
 from cfstools import cli
 
 _LEFTOVERS = (".tmp-", ".symlink-")

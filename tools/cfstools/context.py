@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from cfsrepo.repository import Repository
+from cfsrepo.store.repository import Repository
 
 
 def default_repository() -> str:

@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cfsfuse.source import ImageSource, map_file
-from cfsrepo.erofs.reader import ErofsImage
+from cfsrepo.formats.erofs.reader import ErofsImage
+from cfsrepo.images import names
+from cfsrepo.images.location import ImageSource, map_file
 
 __all__ = ["ImageSource", "add_arguments", "find", "opened"]
 
@@ -34,7 +35,7 @@ def find(args: argparse.Namespace) -> ImageSource:
     from cfstools.context import open_repository
 
     with open_repository(args) as repository:
-        found = repository.resolve(args.image)
+        found = names.resolve(repository, args.image)
         path = os.path.abspath(repository.path)
         return ImageSource(
             found.name or found.image_id,

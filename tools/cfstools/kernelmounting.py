@@ -14,8 +14,6 @@ import sys
 from contextlib import ExitStack
 
 from cfsfuse import mounts
-from cfsfuse.owners import parse_idmap
-from cfsrepo import kernelmount, linux, mounttable, pins, usernamespace
 from cfsrepo.errors import (
     CfsError,
     MountError,
@@ -24,10 +22,15 @@ from cfsrepo.errors import (
     UsageError,
     printable,
 )
-from cfsrepo.fsverity import Algorithm, VerityPolicy
-from cfsrepo.kernelmount import Options
-from cfsrepo.mounttable import Mount
-from cfsrepo.repository import Repository
+from cfsrepo.formats.fsverity import Algorithm, VerityPolicy
+from cfsrepo.images import names
+from cfsrepo.images.owners import parse_idmap
+from cfsrepo.kernel import kernelmount
+from cfsrepo.kernel.kernelmount import Options
+from cfsrepo.store import pins
+from cfsrepo.store.repository import Repository
+from cfsrepo.system import linux, mounttable, usernamespace
+from cfsrepo.system.mounttable import Mount
 from cfstools import kernelrequest
 from cfstools.context import open_repository
 from cfstools.kernelrequest import Helper, Request
@@ -42,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         args.repo = request.repository
     point = mounts.check_mount_point(args.dir)
     with open_repository(args) as repository, ExitStack() as stack:
-        image = repository.resolve(args.image)
+        image = names.resolve(repository, args.image)
         required = _verity_required(request, repository, image.image_id)
         options = Options(
             name=image.name,

@@ -10,9 +10,9 @@ from enum import StrEnum
 from typing import Final, TypeVar
 
 from cfsfuse.options import is_ignored, split
-from cfsrepo import kernelmount
 from cfsrepo.errors import UsageError
-from cfsrepo.kernelmount import Upper
+from cfsrepo.kernel import kernelmount
+from cfsrepo.kernel.kernelmount import Upper
 
 
 class Helper(StrEnum):

@@ -19,8 +19,8 @@ from vmhelpers import (
     small_repository,
 )
 
-from cfsrepo import kernelmount
-from cfsrepo.repository import Repository
+from cfsrepo.kernel import kernelmount
+from cfsrepo.store.repository import Repository
 
 # No two blocks are alike: a block is found again on the disk.
 CONTENT = b"".join(b"the image promises line %06d\n" % number for number in range(1000))

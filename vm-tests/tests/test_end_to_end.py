@@ -19,7 +19,7 @@ from vmhelpers import (
     run,
 )
 
-from tests.kernel_mounts import Seen, differences, look
+from tests.kernel.kernel_mounts import Seen, differences, look
 
 ENFORCED = "verity=require"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from vmhelpers import Small, cfs, loop_mounted, measure, regular, run, small_repository
 
-from cfsrepo.fsverity import VerityPolicy
+from cfsrepo.formats.fsverity import VerityPolicy
 
 FILES = 2000
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from vmhelpers import cfs, regular, replace, run, small_repository
 
-from cfsrepo import kernelmount
-from cfsrepo.fsverity import Algorithm
-from cfsrepo.repository import Repository
+from cfsrepo.formats.fsverity import Algorithm
+from cfsrepo.kernel import kernelmount
+from cfsrepo.store.repository import Repository
 
 CONTENT = b"content" * 1000
 

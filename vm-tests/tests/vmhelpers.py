@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cfsrepo.erofs.writer import write_image
-from cfsrepo.fsverity import Algorithm, VerityPolicy
-from cfsrepo.objects import object_path
-from cfsrepo.repository import Repository
-from cfsrepo.tree import Inode, directory
+from cfsrepo.formats.erofs.writer import write_image
+from cfsrepo.formats.fsverity import Algorithm, VerityPolicy
+from cfsrepo.formats.tree import Inode, directory
+from cfsrepo.store.objects import object_path
+from cfsrepo.store.repository import Repository
 
 DEMO = "demo"
 USER = 1000

@@ -28,7 +28,10 @@ KEPT_XATTRS = ("security.capability",)
 
 
 def listing(layout: str) -> bytes:
-    """JSON: path (`.`, `./etc`) -> what tests/tree_walker.py prints of it, for an OCI layout."""
+    """JSON: path (`.`, `./etc`) -> what tests/kernel/tree_walker.py prints of it.
+
+    For an OCI layout.
+    """
     entries: dict[str, Entry] = {".": {}}
     for blob in _layers(layout):
         with tarfile.open(fileobj=io.BytesIO(blob), mode="r:") as tar:

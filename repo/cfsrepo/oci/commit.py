@@ -15,19 +15,20 @@ import os
 from typing import Any
 
 from cfsrepo.errors import RepositoryError
-from cfsrepo.names import CONFIG_PREFIX, MANIFEST_PREFIX
+from cfsrepo.formats.splitstream import OCI_CONFIG, OCI_MANIFEST, Digest, SplitStream
+from cfsrepo.formats.tree import directory
+from cfsrepo.images import names
 from cfsrepo.oci.documents import Descriptor, parse_manifest
 from cfsrepo.oci.importer import PulledImage, import_image
-from cfsrepo.oci.layout import Blob, own_platform
 from cfsrepo.oci.merge import XattrMode
 from cfsrepo.oci.newlayer import NewLayer, store_difference
+from cfsrepo.oci.transports.imagelayout import Blob, own_platform
 from cfsrepo.progress import NoProgress, Progress
-from cfsrepo.refs import encode_tag
-from cfsrepo.repository import Repository
-from cfsrepo.splitstream import OCI_CONFIG, OCI_MANIFEST, Digest, SplitStream
-from cfsrepo.tree import directory
-from cfsrepo.treescan import Scan
-from cfsrepo.worktree import CommittedImage, load_image
+from cfsrepo.store.ocistreams import CONFIG_PREFIX, MANIFEST_PREFIX
+from cfsrepo.store.refs import encode_tag
+from cfsrepo.store.repository import Repository
+from cfsrepo.worktree.baretree import CommittedImage, load_image
+from cfsrepo.worktree.treescan import Scan
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -63,7 +64,7 @@ def commit_oci(
     manifest, config = _documents(repo, base)
     layer = store_difference(base_tree, tree, repo.objects)
     if base is not None and not layer.entries:
-        found = repo.resolve(base)
+        found = names.resolve(repo, base)
         assert found.manifest_digest is not None
         repo.tag(name, MANIFEST_PREFIX + found.manifest_digest)
         return CommittedImage(found.image_id, scan.without_record, scan.chmodded, scan.adopted)
@@ -80,7 +81,7 @@ def _documents(repo: Repository, base: str | None) -> tuple[dict[str, Any], dict
             config["variant"] = platform.variant
         config |= {"config": {}, "rootfs": {"type": "layers", "diff_ids": []}, "history": []}
         return {"schemaVersion": 2, "mediaType": _MANIFEST, "layers": []}, config
-    found = repo.resolve(base)
+    found = names.resolve(repo, base)
     if found.manifest_digest is None or found.config_digest is None:
         raise RepositoryError(
             f"{base}: no OCI image, so no base for one",

@@ -24,9 +24,18 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cfsrepo.erofs.writer import write_image
 from cfsrepo.errors import InputError, RepositoryError
-from cfsrepo.names import (
+from cfsrepo.formats.erofs.writer import write_image
+from cfsrepo.formats.splitstream import OCI_CONFIG, OCI_MANIFEST, SplitStream, SplitStreamWriter
+from cfsrepo.formats.tree import paused_gc
+from cfsrepo.oci.documents import ImageConfig, Manifest, parse_config
+from cfsrepo.oci.layers import read_layer
+from cfsrepo.oci.merge import Merger, XattrMode
+from cfsrepo.oci.transports.imagelayout import ImageSource, Layout, own_platform, read_document
+from cfsrepo.oci.transports.reference import parse_reference
+from cfsrepo.oci.workers import LayerJob, import_layers
+from cfsrepo.progress import NoProgress, Progress
+from cfsrepo.store.ocistreams import (
     CONFIG_PREFIX,
     CONFIG_REF,
     IMAGE_REF_PREFIX,
@@ -34,17 +43,8 @@ from cfsrepo.names import (
     LAYER_PREFIX,
     MANIFEST_PREFIX,
 )
-from cfsrepo.oci.documents import ImageConfig, Manifest, parse_config
-from cfsrepo.oci.layers import read_layer
-from cfsrepo.oci.layout import ImageSource, Layout, own_platform, read_document
-from cfsrepo.oci.merge import Merger, XattrMode
-from cfsrepo.oci.reference import parse_reference
-from cfsrepo.oci.workers import LayerJob, import_layers
-from cfsrepo.progress import NoProgress, Progress
-from cfsrepo.refs import encode_tag
-from cfsrepo.repository import Repository
-from cfsrepo.splitstream import OCI_CONFIG, OCI_MANIFEST, SplitStream, SplitStreamWriter
-from cfsrepo.tree import paused_gc
+from cfsrepo.store.refs import encode_tag
+from cfsrepo.store.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)

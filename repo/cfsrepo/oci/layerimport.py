@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cfsrepo.errors import DigestMismatchError, InputError
-from cfsrepo.objects import ObjectStore
+from cfsrepo.formats.splitstream import OCI_LAYER, Digest, SplitStreamWriter
+from cfsrepo.formats.tar.headerfields import BLOCK
+from cfsrepo.formats.tar.stream import TarStream
 from cfsrepo.oci.decompress import decompress
 from cfsrepo.oci.documents import LAYER_TYPES
 from cfsrepo.oci.feed import Feed
 from cfsrepo.oci.layers import expand
-from cfsrepo.oci.layout import Blob
 from cfsrepo.oci.merge import INLINE_MAX, Content
-from cfsrepo.splitstream import OCI_LAYER, Digest, SplitStreamWriter
-from cfsrepo.tarfields import BLOCK
-from cfsrepo.tarstream import TarStream
+from cfsrepo.oci.transports.imagelayout import Blob
+from cfsrepo.store.objects import ObjectStore
 
 _CHUNK_MAX = 8 << 20  # bytes of a split stream between two objects, before it is cut
 

@@ -12,11 +12,11 @@ import stat
 from collections.abc import Iterator
 
 from cfsrepo.errors import RepositoryError
-from cfsrepo.objects import ObjectStore
+from cfsrepo.formats.splitstream import Digest, SplitStream
+from cfsrepo.formats.tar.headerfields import SparseMap
+from cfsrepo.formats.tar.reader import Member, TarParser
 from cfsrepo.oci.merge import INLINE_MAX, Content
-from cfsrepo.splitstream import Digest, SplitStream
-from cfsrepo.tar import Member, TarParser
-from cfsrepo.tarfields import SparseMap
+from cfsrepo.store.objects import ObjectStore
 
 _PIECE = 1 << 20
 
@@ -27,7 +27,7 @@ def read_layer(
     """The members of the layer `stream`, in archive order.
 
     InputError: the archive is damaged. RepositoryError: the stream does not fit the archive.
-    `only_schily`: see `cfsrepo.tarfields.pax_xattr`.
+    `only_schily`: see `cfsrepo.formats.tar.headerfields.pax_xattr`.
     """
     name = stream.name
     parser = TarParser(name, only_schily=only_schily)

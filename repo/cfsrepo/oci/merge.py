@@ -54,10 +54,10 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from cfsrepo.errors import InputError, LimitError, printable
-from cfsrepo.objects import object_path
-from cfsrepo.splitstream import Digest
-from cfsrepo.tar import HARDLINK, Member
-from cfsrepo.tree import NAME_MAX, Inode, directory, walk
+from cfsrepo.formats.splitstream import Digest
+from cfsrepo.formats.tar.reader import HARDLINK, Member
+from cfsrepo.formats.tree import NAME_MAX, Inode, directory, walk
+from cfsrepo.store.objects import object_path
 
 INLINE_MAX = 64
 PATH_MAX = 4096

@@ -16,12 +16,12 @@ import stat
 from dataclasses import dataclass
 
 from cfsrepo.errors import InputError, RepositoryError, printable
-from cfsrepo.objects import ObjectStore
+from cfsrepo.formats.splitstream import OCI_LAYER, SplitStreamWriter
+from cfsrepo.formats.tar.reader import HARDLINK, Member
+from cfsrepo.formats.tar.writer import END, encode
+from cfsrepo.formats.tree import Inode, walk
 from cfsrepo.oci.merge import INLINE_MAX, WHITEOUT
-from cfsrepo.splitstream import OCI_LAYER, SplitStreamWriter
-from cfsrepo.tar import HARDLINK, Member
-from cfsrepo.tarwriter import END, encode
-from cfsrepo.tree import Inode, walk
+from cfsrepo.store.objects import ObjectStore
 
 _READ_SIZE = 1 << 20
 _CHUNK_MAX = 8 << 20  # bytes of a split stream between two objects, before it is cut

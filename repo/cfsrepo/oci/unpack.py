@@ -4,8 +4,9 @@ The archive is never allowed to name a file on disk. While it streams by, conten
 that are called by number, in a directory of our own inside the (empty) target; what the members say
 goes into a tree in memory, by the rules that pulling follows (`cfsrepo.oci.merge`: whiteouts, hard
 links, `/` and `/run`), which refuse `..` and whatever leads through something that is no directory.
-Only the finished, checked tree is then written, by `cfsrepo.treewriter`, with the files moved to
-their places. So committing what was unpacked gives the image that pulling the layers gives.
+Only the finished, checked tree is then written, by `cfsrepo.worktree.treewriter`, with the files
+moved to their places. So committing what was unpacked gives the image that pulling the layers
+gives.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from cfsrepo import linux
 from cfsrepo.errors import InputError
+from cfsrepo.formats.splitstream import Digest
+from cfsrepo.formats.tar.reader import Member
+from cfsrepo.formats.tar.stream import TarStream
+from cfsrepo.formats.tree import Inode, paused_gc
 from cfsrepo.oci.decompress import decompress
 from cfsrepo.oci.documents import Compression
 from cfsrepo.oci.feed import Feed
 from cfsrepo.oci.merge import INLINE_MAX, Content, Merger, XattrMode
 from cfsrepo.progress import NoProgress, Progress
-from cfsrepo.splitstream import Digest
-from cfsrepo.tar import Member
-from cfsrepo.tarstream import TarStream
-from cfsrepo.tree import Inode, paused_gc
-from cfsrepo.treewriter import TreeWriter
-from cfsrepo.worktree import Worktree
+from cfsrepo.system import linux
+from cfsrepo.worktree.baretree import Worktree
+from cfsrepo.worktree.treewriter import TreeWriter
 
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _MAGIC_SIZE: Final = 4

@@ -18,13 +18,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import cast
 
-from cfsrepo import linux
 from cfsrepo.errors import CfsError, SystemFailure
-from cfsrepo.objects import ObjectStore
 from cfsrepo.oci.documents import Descriptor
 from cfsrepo.oci.layerimport import StoredLayer, import_layer
-from cfsrepo.oci.layout import ImageSource
+from cfsrepo.oci.transports.imagelayout import ImageSource
 from cfsrepo.progress import Progress
+from cfsrepo.store.objects import ObjectStore
+from cfsrepo.system import linux
 
 _SHORT = len("sha256:") + 12
 _WORKERS_MAX = 4  # each takes some 25 MiB; more would wait for the disk anyway

@@ -7,10 +7,10 @@ import os
 import stat
 import sys
 
-from cfsfuse.contents import Buffer
-from cfsfuse.objects import ObjectDirectory
-from cfsfuse.view import ImageView
 from cfsrepo.errors import NotFoundError, SystemFailure, UsageError, printable
+from cfsrepo.images.contents import Buffer
+from cfsrepo.images.verified import ObjectDirectory
+from cfsrepo.images.view import ImageView
 from cfstools import imagesource
 
 _CHUNK = 1 << 20

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from cfsrepo.worktree import Worktree
+from cfsrepo.worktree.baretree import Worktree
 from cfstools.context import open_repository
 from cfstools.progressbar import progress_for
 

@@ -6,11 +6,12 @@ import argparse
 import os
 import sys
 
-from cfsrepo.clone import clone
 from cfsrepo.errors import UsageError
-from cfsrepo.fsverity import VerityPolicy
-from cfsrepo.objects import Ways
-from cfsrepo.repository import Repository
+from cfsrepo.formats.fsverity import VerityPolicy
+from cfsrepo.images import names
+from cfsrepo.store.objects import Ways
+from cfsrepo.store.repository import Repository
+from cfsrepo.upkeep.clone import clone
 from cfstools.progressbar import progress_for
 
 _SHARING = {
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if os.path.realpath(args.source) == os.path.realpath(args.target):
         raise UsageError(f"{args.target}: is the source itself")
     with Repository.open(args.source) as source:
-        images = [source.resolve(name) for name in args.images] or None
+        images = [names.resolve(source, name) for name in args.images] or None
         with _open_target(args, source) as target:
             result = clone(
                 source,

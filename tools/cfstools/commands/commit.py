@@ -11,7 +11,7 @@ from cfsrepo.errors import UsageError
 from cfsrepo.oci.commit import commit_oci
 from cfsrepo.oci.merge import XattrMode
 from cfsrepo.progress import Progress
-from cfsrepo.worktree import CommittedImage, Worktree
+from cfsrepo.worktree.baretree import CommittedImage, Worktree
 from cfstools.context import open_repository
 from cfstools.progressbar import progress_for
 

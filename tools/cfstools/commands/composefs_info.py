@@ -14,13 +14,14 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
-from cfsrepo import fsverity
-from cfsrepo.erofs.nodes import ImageWalk
-from cfsrepo.erofs.reader import ErofsImage
 from cfsrepo.errors import UsageError
-from cfsrepo.escape import escape
-from cfsrepo.fsverity import Algorithm
-from cfsrepo.image import dump_image, open_image
+from cfsrepo.formats import fsverity
+from cfsrepo.formats.erofs.nodes import ImageWalk
+from cfsrepo.formats.erofs.reader import ErofsImage
+from cfsrepo.formats.escape import escape
+from cfsrepo.formats.fsverity import Algorithm
+from cfsrepo.images.make import dump_image, open_image
+from cfsrepo.store import kernelverity
 
 USAGE = "usage: {prog} [--basedir=path] [ls|objects|dump|missing-objects|measure-file] IMAGES...\n"
 
@@ -153,7 +154,7 @@ def _measure(path: str) -> None:
     """Print the fs-verity digest of a file: the kernel's where it has one, else computed."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        digest = fsverity.measure(fd, Algorithm.SHA256) or fsverity.digest_fd(fd)
+        digest = kernelverity.measure(fd, Algorithm.SHA256) or fsverity.digest_fd(fd)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error
     finally:

@@ -8,11 +8,12 @@ import json
 import os
 import stat
 
-from cfsrepo.diff import Change, Difference, DirectoryTree, Entry, ImageTree, Tree, compare
-from cfsrepo.erofs.reader import ErofsImage
 from cfsrepo.errors import EXIT_FOUND, EXIT_OK, NotFoundError, printable
-from cfsrepo.fsverity import Algorithm
-from cfsrepo.repository import Repository
+from cfsrepo.formats.erofs.reader import ErofsImage
+from cfsrepo.formats.fsverity import Algorithm
+from cfsrepo.images import names
+from cfsrepo.images.diff import Change, Difference, DirectoryTree, Entry, ImageTree, Tree, compare
+from cfsrepo.store.repository import Repository
 from cfstools.context import open_repository
 
 _SIGN = {Change.ADDED: "A", Change.REMOVED: "D", Change.CHANGED: "M"}
@@ -57,7 +58,7 @@ def _is_directory(name: str) -> bool:
 
 def _image_tree(repository: Repository, name: str, stack: contextlib.ExitStack) -> ImageTree:
     try:
-        image = repository.resolve(name)
+        image = names.resolve(repository, name)
     except NotFoundError as error:
         if os.path.isdir(name):
             raise NotFoundError(str(error), hint=f"the directory is called ./{name}") from None

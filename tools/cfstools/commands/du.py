@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from cfsrepo.du import ImageUsage, Usage, usage
+from cfsrepo.images import names
+from cfsrepo.upkeep.du import ImageUsage, Usage, usage
 from cfstools.context import open_repository
 from cfstools.table import amount, print_table
 
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with open_repository(args) as repository:
-        wanted = {repository.resolve(name).image_id for name in args.images}
+        wanted = {names.resolve(repository, name).image_id for name in args.images}
         result = usage(repository)
     images = [found for found in result.images if not wanted or found.image.image_id in wanted]
     if args.json:

@@ -7,7 +7,7 @@ import os
 import sys
 
 from cfsrepo.errors import UsageError
-from cfsrepo.image import dump_image
+from cfsrepo.images.make import dump_image
 from cfstools import imagesource
 
 

@@ -6,10 +6,11 @@ import argparse
 import json
 import sys
 
-from cfsrepo import fsck
 from cfsrepo.errors import EXIT_FOUND, EXIT_OK, UsageError, printable
-from cfsrepo.problems import Checked, Need, Problem
-from cfsrepo.repair import Repaired, repair
+from cfsrepo.images import names
+from cfsrepo.upkeep import fsck
+from cfsrepo.upkeep.findings import Checked, Need, Problem
+from cfsrepo.upkeep.repair import Repaired, repair
 from cfstools.context import open_repository
 from cfstools.progressbar import progress_for
 from cfstools.table import amount
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--from is for --repair")
     progress = progress_for(sys.stderr)
     with open_repository(args, check_policy=False) as repository:
-        images = [repository.resolve(name) for name in args.images] or None
+        images = [names.resolve(repository, name) for name in args.images] or None
         checked = fsck.check(
             repository,
             images,

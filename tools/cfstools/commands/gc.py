@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from cfsrepo.gc import Collected, collect
+from cfsrepo.upkeep.gc import Collected, collect
 from cfstools.context import open_repository
 from cfstools.progressbar import progress_for
 from cfstools.table import amount

@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 
-from cfsrepo import names
 from cfsrepo.errors import CfsError
-from cfsrepo.imageinfo import ImageInfo, image_info
-from cfsrepo.names import ImageName
+from cfsrepo.images import names
+from cfsrepo.images.imageinfo import ImageInfo, image_info
+from cfsrepo.images.names import ImageName
 from cfstools.context import open_repository
 from cfstools.table import amount, print_table
 

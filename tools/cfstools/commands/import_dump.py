@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from cfsrepo.dumpfile import read_dump
 from cfsrepo.errors import InputError, NotFoundError
-from cfsrepo.image import Maker, make_image
-from cfsrepo.objects import object_path
-from cfsrepo.repository import Repository
-from cfsrepo.tree import Inode, walk
+from cfsrepo.formats.dumpreader import read_dump
+from cfsrepo.formats.tree import Inode, walk
+from cfsrepo.images.make import Maker, make_image
+from cfsrepo.store.objects import object_path
+from cfsrepo.store.repository import Repository
 from cfstools.context import open_repository
 
 

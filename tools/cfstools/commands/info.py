@@ -6,10 +6,13 @@ import argparse
 import json
 import os
 
-from cfsrepo import fsverity, linux, mounttable, pins, repometa, verity
-from cfsrepo.fsverity import VerityPolicy
-from cfsrepo.protect import unsupported
-from cfsrepo.repository import Repository
+from cfsrepo.formats import metajson
+from cfsrepo.formats.fsverity import VerityPolicy
+from cfsrepo.store import kernelverity, pins
+from cfsrepo.store.kernelverity import unsupported
+from cfsrepo.store.repository import Repository
+from cfsrepo.system import linux, mounttable
+from cfsrepo.upkeep import veritymigration
 from cfstools.context import open_repository
 
 
@@ -58,15 +61,15 @@ def _record(repository: Repository) -> dict[str, object]:
 
 def _verity(repository: Repository) -> str:
     """What the policy came to on this file system."""
-    with linux.opened(repometa.FILE_NAME, os.O_RDONLY, dir_fd=repository.fd) as fd:
-        protected = fsverity.measure(fd, repository.algorithm) is not None
+    with linux.opened(metajson.FILE_NAME, os.O_RDONLY, dir_fd=repository.fd) as fd:
+        protected = kernelverity.measure(fd, repository.algorithm) is not None
     if protected:
         return "yes, required of every object"
     if repository.policy is VerityPolicy.OFF:
         return "no, switched off"
     if not repository.writable:
         return "no" if repository.policy is VerityPolicy.REQUIRE else "not required"
-    if not verity.is_supported(repository):
+    if not veritymigration.is_supported(repository):
         error = unsupported(repository.path)
         return f"no: {str(error).partition(': ')[2]} ({error.hint})"
     if repository.policy is VerityPolicy.REQUIRE:

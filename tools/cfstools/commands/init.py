@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from cfsrepo.fsverity import Algorithm, VerityPolicy
-from cfsrepo.repository import Repository
+from cfsrepo.formats.fsverity import Algorithm, VerityPolicy
+from cfsrepo.store.repository import Repository
 from cfstools.context import repository_path
 
 

@@ -7,7 +7,8 @@ import json
 import sys
 
 from cfsrepo.errors import NotFoundError
-from cfsrepo.imageinfo import ImageInfo, image_info
+from cfsrepo.images import names
+from cfsrepo.images.imageinfo import ImageInfo, image_info
 from cfstools.context import open_repository
 from cfstools.table import amount
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with open_repository(args) as repository:
-        info = image_info(repository, repository.resolve(args.image))
+        info = image_info(repository, names.resolve(repository, args.image))
         tags = sorted(
             name
             for name, content_id in repository.tags().items()

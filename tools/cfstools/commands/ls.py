@@ -10,10 +10,10 @@ import sys
 import time
 from typing import Any
 
-from cfsfuse.objects import ObjectDirectory
-from cfsfuse.view import ImageView
-from cfsrepo.erofs.reader import InodeInfo
 from cfsrepo.errors import printable
+from cfsrepo.formats.erofs.reader import InodeInfo
+from cfsrepo.images.verified import ObjectDirectory
+from cfsrepo.images.view import ImageView
 from cfstools import imagesource
 
 

@@ -9,11 +9,11 @@ import re
 import stat
 import sys
 
-from cfsrepo import metaedit
 from cfsrepo.errors import EXIT_FOUND, CfsError, UsageError, printable
-from cfsrepo.escape import escape, escape_xattr
-from cfsrepo.meta import Meta
-from cfsrepo.metaedit import Changes
+from cfsrepo.formats.escape import escape, escape_xattr
+from cfsrepo.formats.metarecord import Meta
+from cfsrepo.worktree import recordedit
+from cfsrepo.worktree.recordedit import Changes
 
 _TYPES = {
     "file": stat.S_IFREG,
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if changes == Changes():
         raise UsageError("nothing to change", hint="cfs meta set --help lists what there is")
     for path in args.files:
-        metaedit.change_record(path, changes)
+        recordedit.change_record(path, changes)
     return 0
 
 
@@ -88,7 +88,7 @@ def _show(args: argparse.Namespace) -> int:
     code = 0
     for path in _files(args.files, args.recursive):
         try:
-            record = metaedit.read_record(path)
+            record = recordedit.read_record(path)
         except CfsError as error:
             print(f"cfs: {error}", file=sys.stderr)
             code = EXIT_FOUND
@@ -127,7 +127,7 @@ def _line(record: Meta) -> str:
 
 def _check(args: argparse.Namespace) -> int:
     code = 0
-    for path, what in metaedit.check_records(args.directory):
+    for path, what in recordedit.check_records(args.directory):
         print(f"{printable(path)}: {what}")
         code = EXIT_FOUND
     return code

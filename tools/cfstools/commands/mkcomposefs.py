@@ -16,18 +16,19 @@ import sys
 import tempfile
 from dataclasses import dataclass
 
-from cfsrepo import fsverity, linux
-from cfsrepo.dumpfile import read_dump
-from cfsrepo.erofs.layout import VERSION_MAX
 from cfsrepo.errors import UsageError
-from cfsrepo.fsverity import Algorithm, VerityPolicy
-from cfsrepo.image import make_image
-from cfsrepo.objects import ObjectStore
+from cfsrepo.formats import fsverity
+from cfsrepo.formats.dumpreader import read_dump
+from cfsrepo.formats.erofs.layout import VERSION_MAX
+from cfsrepo.formats.fsverity import Algorithm, VerityPolicy
+from cfsrepo.formats.tree import Inode, walk
+from cfsrepo.images.make import make_image
 from cfsrepo.progress import NoProgress
-from cfsrepo.scan import KeptXattrs, scan_directory
-from cfsrepo.tree import Inode, walk
-from cfsrepo.treescan import Scan
-from cfsrepo.worktree import Worktree
+from cfsrepo.store.objects import ObjectStore
+from cfsrepo.system import linux
+from cfsrepo.worktree.baretree import Worktree
+from cfsrepo.worktree.directoryscan import KeptXattrs, scan_directory
+from cfsrepo.worktree.treescan import Scan
 
 USAGE = """\
 Usage: {prog} [OPTIONS] SOURCE IMAGE

@@ -9,8 +9,8 @@ from dataclasses import replace
 from cfsfuse import daemon, logfile, mounts
 from cfsfuse import options as mount_options
 from cfsfuse.daemon import Ready
-from cfsfuse.objects import Verify
 from cfsfuse.options import Engine, MountOptions
+from cfsrepo.images.verified import Verify
 from cfstools import imagesource, kernelmounting, kernelrequest
 
 _TIMEOUT = 60.0

@@ -8,9 +8,9 @@ import os
 import sys
 from typing import Any
 
-from cfsfuse import mounts, runtime
+from cfsfuse import mounts, records
 from cfsrepo.errors import printable
-from cfsrepo.mounttable import Mount
+from cfsrepo.system.mounttable import Mount
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    servers = {record.mount_point: record for record in runtime.records()}
+    servers = {record.mount_point: record for record in records.records()}
     rows = []
     for mount in mounts.our_mounts():
         rows.append(_describe(mount, servers.get(os.fsdecode(mount.mount_point))))
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(mount: Mount, server: runtime.Record | None) -> dict[str, Any]:
+def _describe(mount: Mount, server: records.Record | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "mount_point": os.fsdecode(mount.mount_point),
         "image": os.fsdecode(mount.source),
@@ -51,7 +51,7 @@ def _describe(mount: Mount, server: runtime.Record | None) -> dict[str, Any]:
         row["verify"] = server.verify
         row["options"] = server.options
         row["log"] = server.log
-        row.update(runtime.numbers_of(server) or {"state": "not answering"})
+        row.update(records.numbers_of(server) or {"state": "not answering"})
     else:
         # Without a record: a mount of the kernel, of another user, or a server that was killed.
         row["state"] = "dead" if mounts.is_dead(mount) else "live"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from cfsrepo import pins
+from cfsrepo.images import names
+from cfsrepo.store import pins
 from cfstools.context import open_repository
 
 
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     with open_repository(args) as repository:
         if args.image is not None:
-            image = repository.resolve(args.image)
+            image = names.resolve(repository, args.image)
             print(pins.pin_person(repository, image.image_id, args.reason).pin_id)
             return 0
         for pin in pins.live(repository):

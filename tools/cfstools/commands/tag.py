@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from cfsrepo import names
+from cfsrepo.images import names
+from cfsrepo.store import ocistreams
 from cfstools.context import open_repository
 
 
@@ -15,9 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with open_repository(args) as repository:
-        image = repository.resolve(args.image)
+        image = names.resolve(repository, args.image)
         if image.manifest_digest is not None:
-            repository.tag(args.name, names.MANIFEST_PREFIX + image.manifest_digest)
+            repository.tag(args.name, ocistreams.MANIFEST_PREFIX + image.manifest_digest)
         else:  # an image file without OCI documents
             repository.name_image(args.name, image.image_id)
     return 0

@@ -6,9 +6,9 @@ import argparse
 import os
 import select
 
-from cfsfuse import mounts, runtime
+from cfsfuse import mounts, records
 from cfsrepo.errors import MountError, UsageError, printable
-from cfsrepo.mounttable import Mount
+from cfsrepo.system.mounttable import Mount
 from cfstools import kernelmounting
 
 # Seconds for a server to end after its mount is gone.
@@ -54,7 +54,7 @@ def _mount_at(path: str) -> Mount:
 
 def _unmount(mount: Mount, *, lazy: bool) -> None:
     point = os.fsdecode(mount.mount_point)
-    server = next((record for record in runtime.records() if record.mount_point == point), None)
+    server = next((record for record in records.records() if record.mount_point == point), None)
     mounts.unmount(mount.mount_point, lazy=lazy or mounts.is_dead(mount))
     if lazy:
         return

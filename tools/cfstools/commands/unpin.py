@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from cfsrepo import pins
 from cfsrepo.errors import NotFoundError
-from cfsrepo.pins import PinKind
+from cfsrepo.images import names
+from cfsrepo.store import pins
+from cfsrepo.store.pins import PinKind
 from cfstools.context import open_repository
 
 
@@ -22,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
         people = [pin for pin in pins.read(repository) if pin.kind is PinKind.PERSON]
         found = [pin for pin in people if pin.pin_id == args.pin]
         if not found:
-            image_id = repository.resolve(args.pin).image_id
+            image_id = names.resolve(repository, args.pin).image_id
             found = [pin for pin in people if pin.image_id == image_id]
         if not found:
             raise NotFoundError(f"{args.pin}: has no pin of a person", hint="'cfs pin' lists pins")

@@ -6,11 +6,11 @@ import argparse
 import json
 import sys
 
-from cfsrepo import verity
 from cfsrepo.errors import EXIT_FOUND, EXIT_OK
-from cfsrepo.fsverity import VerityPolicy
-from cfsrepo.protect import unsupported
-from cfsrepo.verity import Protection
+from cfsrepo.formats.fsverity import VerityPolicy
+from cfsrepo.store.kernelverity import unsupported
+from cfsrepo.upkeep import veritymigration
+from cfsrepo.upkeep.veritymigration import Protection
 from cfstools.context import open_repository
 from cfstools.progressbar import progress_for
 
@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     with open_repository(args, check_policy=False) as repository:
         if args.action == "enable":
-            found = verity.enable(repository, progress=progress_for(sys.stderr))
+            found = veritymigration.enable(repository, progress=progress_for(sys.stderr))
         else:
-            found = verity.status(repository)
+            found = veritymigration.status(repository)
         hint = None if found.supported else unsupported(repository.path).hint
     if args.json:
         print(json.dumps(_record(found), indent=2))

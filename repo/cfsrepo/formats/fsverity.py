@@ -1,0 +1,204 @@
+"""fs-verity digests in user space: what the kernel's `FS_IOC_MEASURE_VERITY` would say.
+
+The file is cut into blocks of 4096 bytes, the last one padded with zeros; each is hashed. The
+hashes in a row are cut into blocks again, and so on until one block is left: its hash is the root.
+A file of one block has that block's hash for root, an empty file a root of zeros. The digest is the
+hash of the 256-byte descriptor (`struct fsverity_descriptor`), which holds the file's size and the
+root. No salt, no signature. Reference: Documentation/filesystems/fsverity.rst.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final, Protocol
+
+BLOCK_SIZE: Final = 4096
+Buffer = bytes | bytearray | memoryview | mmap.mmap
+
+_READ_SIZE: Final = 1 << 20
+_DESCRIPTOR_SIZE: Final = 256
+_ZERO_BLOCK: Final = bytes(BLOCK_SIZE)
+
+
+class _Hash(Protocol):
+    def digest(self) -> bytes: ...
+
+
+class Algorithm(StrEnum):
+    """A digest algorithm as meta.json names it: hash, and log2 of the block size."""
+
+    SHA256 = "fsverity-sha256-12", "sha256", 32, 1
+    SHA512 = "fsverity-sha512-12", "sha512", 64, 2
+
+    hash_name: str
+    """Its name in `hashlib`."""
+    digest_size: int
+    """Bytes in a raw digest."""
+    kernel_id: int
+    """FS_VERITY_HASH_ALG_*."""
+    _new: Callable[[Buffer], _Hash]
+    _head: bytes  # of the descriptor: what comes before the size ...
+    _tail: bytes  # ... and after the root
+
+    # Plain attributes, not properties nor tables keyed by member: an Enum's `__hash__` and
+    # properties cost more than hashing a small file does.
+    def __new__(
+        cls, value: str, hash_name: str = "", digest_size: int = 0, kernel_id: int = 0
+    ) -> Algorithm:
+        self = str.__new__(cls, value)
+        self._value_ = value
+        self.hash_name = hash_name
+        self.digest_size = digest_size
+        self.kernel_id = kernel_id
+        self._new = getattr(hashlib, hash_name)
+        # version 1, algorithm, log2 of the block size, no salt; no signature
+        self._head = bytes((1, kernel_id, 12, 0, 0, 0, 0, 0))
+        self._tail = bytes(_DESCRIPTOR_SIZE - 16 - digest_size)
+        return self
+
+    @classmethod
+    def from_kernel_id(cls, number: int) -> Algorithm:
+        """The algorithm of an FS_VERITY_HASH_ALG_*; ValueError for one that is not known here."""
+        for algorithm in cls:
+            if algorithm.kernel_id == number:
+                return algorithm
+        raise ValueError(f"unknown fs-verity hash algorithm {number}")
+
+
+class VerityPolicy(StrEnum):
+    """What a repository asks of its file system."""
+
+    REQUIRE = "require"
+    """Every object is protected by the kernel; storing fails where it cannot be."""
+    TRY = "try"
+    """Objects are protected where the file system has fs-verity."""
+    OFF = "off"
+    """fs-verity is never enabled; digests are computed in user space only."""
+
+
+def _digest_of(algorithm: Algorithm, size: int, root: bytes) -> bytes:
+    descriptor = algorithm._head + size.to_bytes(8, "little") + root + algorithm._tail
+    return algorithm._new(descriptor).digest()
+
+
+def _hash_blocks(data: Buffer, algorithm: Algorithm) -> bytes:
+    """The hashes of `data`'s blocks in a row; a short last block is padded."""
+    size = len(data)
+    new = algorithm._new
+    whole = size - size % BLOCK_SIZE
+    with memoryview(data) as view:
+        # The hot loop of a pull: a comprehension with all names local.
+        hashes = [new(view[at : at + BLOCK_SIZE]).digest() for at in range(0, whole, BLOCK_SIZE)]
+        if whole != size:
+            hashes.append(new(bytes(view[whole:]) + _ZERO_BLOCK[size - whole :]).digest())
+    return b"".join(hashes)
+
+
+def digest(data: Buffer, algorithm: Algorithm = Algorithm.SHA256) -> bytes:
+    """The raw fs-verity digest of `data`."""
+    size = len(data)
+    if size <= BLOCK_SIZE:  # most files are small: no views, no lists
+        if size == 0:
+            return _digest_of(algorithm, 0, bytes(algorithm.digest_size))
+        block = b"".join((data, _ZERO_BLOCK[size:]))
+        return _digest_of(algorithm, size, algorithm._new(block).digest())
+    level = _hash_blocks(data, algorithm)
+    while len(level) > algorithm.digest_size:
+        level = _hash_blocks(level, algorithm)
+    return _digest_of(algorithm, size, level)
+
+
+def hash_blocks(data: Buffer, algorithm: Algorithm) -> bytes:
+    """A level of the tree: the hashes of `data`'s blocks in a row, a short last one padded."""
+    return _hash_blocks(data, algorithm)
+
+
+def digest_of_root(root: bytes, size: int, algorithm: Algorithm) -> bytes:
+    """The digest of a file of `size` bytes whose tree has this root hash."""
+    return _digest_of(algorithm, size, root)
+
+
+class Hasher:
+    """The digest of data that comes in pieces. Memory: a block for each level of the tree.
+
+    `leaves` is called with the hashes of the blocks as they become known, but for a last block that
+    is not full: `last_leaf()`.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm = Algorithm.SHA256,
+        leaves: Callable[[bytes], object] | None = None,
+    ) -> None:
+        self.algorithm = algorithm
+        self._leaves = leaves
+        self.size = 0
+        """Bytes so far."""
+        self._rest = bytearray()  # of the data, less than a block between calls
+        self._levels: list[bytearray] = []  # hashes that wait for their block to be full
+
+    def update(self, data: Buffer) -> None:
+        """Append `data`."""
+        self.size += len(data)
+        with memoryview(data) as view:
+            at = 0
+            if self._rest:
+                at = min(BLOCK_SIZE - len(self._rest), len(view))
+                self._rest += view[:at]
+                if len(self._rest) < BLOCK_SIZE:
+                    return
+                self._push(_hash_blocks(self._rest, self.algorithm))
+                self._rest.clear()
+            whole = at + (len(view) - at) // BLOCK_SIZE * BLOCK_SIZE
+            if whole > at:
+                self._push(_hash_blocks(view[at:whole], self.algorithm))
+            self._rest += view[whole:]
+
+    def _push(self, hashes: bytes) -> None:
+        """Append `hashes` to the lowest level, and upwards for each block that gets full."""
+        if self._leaves is not None:
+            self._leaves(hashes)
+        level = 0
+        while hashes:
+            if level == len(self._levels):
+                self._levels.append(bytearray())
+            pending = self._levels[level]
+            pending += hashes
+            whole = len(pending) // BLOCK_SIZE * BLOCK_SIZE
+            if not whole:
+                return
+            hashes = _hash_blocks(memoryview(pending)[:whole], self.algorithm)
+            # A new object: `del pending[:whole]` fails while a view of it lives in a traceback.
+            self._levels[level] = pending[whole:]
+            level += 1
+
+    def last_leaf(self) -> bytes:
+        """The hash of a last block that is not full; empty where there is none."""
+        return _hash_blocks(self._rest, self.algorithm)
+
+    def digest(self) -> bytes:
+        """The digest of all data so far; more may follow."""
+        if self.size == 0:
+            return _digest_of(self.algorithm, 0, bytes(self.algorithm.digest_size))
+        carry = _hash_blocks(self._rest, self.algorithm)
+        for number, pending in enumerate(self._levels):
+            hashes = bytes(pending) + carry
+            top = number == len(self._levels) - 1
+            if top and len(hashes) == self.algorithm.digest_size:
+                return _digest_of(self.algorithm, self.size, hashes)
+            carry = _hash_blocks(hashes, self.algorithm)
+        while len(carry) > self.algorithm.digest_size:
+            carry = _hash_blocks(carry, self.algorithm)
+        return _digest_of(self.algorithm, self.size, carry)
+
+
+def digest_fd(fd: int, algorithm: Algorithm = Algorithm.SHA256) -> bytes:
+    """The digest of the file behind `fd`, read from its start with pread; the offset stays."""
+    hasher = Hasher(algorithm)
+    while chunk := os.pread(fd, _READ_SIZE, hasher.size):
+        hasher.update(chunk)
+    return hasher.digest()

@@ -1,0 +1,1 @@
+"""One image: found by name, made, walked, viewed as a file system, read verified, compared."""

@@ -1,0 +1,1 @@
+"""Images mounted by the kernel."""

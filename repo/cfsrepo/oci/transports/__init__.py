@@ -1,0 +1,1 @@
+"""Where OCI images come from and go to."""

@@ -1,0 +1,1 @@
+"""The repository on disk: objects, streams, references, pins, locks."""

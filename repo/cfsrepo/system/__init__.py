@@ -1,0 +1,1 @@
+"""What Linux offers and the standard library lacks: system calls, mounts, processes."""

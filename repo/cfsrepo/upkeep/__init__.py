@@ -1,0 +1,1 @@
+"""A repository kept well: collection, checks, repair, copies, sizes, fs-verity."""

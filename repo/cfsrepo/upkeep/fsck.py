@@ -1,0 +1,423 @@
+"""Checking a repository: every object, stream, link, name and image; and what damage means.
+
+A problem names a path of the repository. For an object that is missing or damaged it says who needs
+it: which images and which of their paths, or which streams.
+
+What is checked:
+
+- `meta.json` and the policy: where fs-verity is required, every object has it;
+- links in `streams/` and `images/` point to objects that exist, names point to links that exist;
+- streams: digest, structure, and that what they refer to exists; manifests and configs also
+  against the OCI digest in their name;
+- images: digest, structure of the whole tree, and that their files' objects exist in the right
+  size;
+- objects: content against digest, by several processes; a file that the kernel protects is measured
+  by the kernel instead of being read (with `deep` it is read as well, so that the kernel checks
+  each block). Not with `metadata_only`.
+
+Nothing is changed. The shared lock of the open repository keeps collectors out meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from cfsrepo.errors import CfsError, NotFoundError
+from cfsrepo.formats import metajson
+from cfsrepo.formats.erofs.reader import ErofsImage
+from cfsrepo.formats.fsverity import VerityPolicy
+from cfsrepo.formats.splitstream import SplitStream
+from cfsrepo.images import imageinfo, imagewalk, names
+from cfsrepo.images.names import ImageName
+from cfsrepo.progress import NoProgress, Progress
+from cfsrepo.store import kernelverity, ocistreams
+from cfsrepo.store.objects import object_path
+from cfsrepo.store.repository import Repository
+from cfsrepo.system import linux, pool
+from cfsrepo.upkeep import objectcheck
+from cfsrepo.upkeep.findings import Checked, Kind, Need, Problem
+
+_OCI_DOCUMENTS: Final = (ocistreams.MANIFEST_PREFIX, ocistreams.CONFIG_PREFIX)
+
+
+def check(
+    repository: Repository,
+    images: Iterable[ImageName] | None = None,
+    *,
+    metadata_only: bool = False,
+    deep: bool = False,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Checked:
+    """Check the whole repository, or only what `images` need; see the module's description."""
+    checker = _Checker(repository, deep, progress or NoProgress(), workers)
+    if images is None:
+        checker.check_all(metadata_only)
+    else:
+        checker.check_images(list(images), metadata_only)
+    checker.attribute()
+    return checker.result
+
+
+class _Checker:
+    def __init__(
+        self, repository: Repository, deep: bool, progress: Progress, workers: int | None
+    ) -> None:
+        self.repository = repository
+        self.deep = deep
+        self.store = repository.objects
+        self.progress = progress
+        self.workers = workers
+        self.result = Checked()
+        self.bad: dict[bytes, Problem] = {}  # objects with a problem; one for each
+        self.present: set[bytes] | None = None  # all objects, when they were listed
+
+    # --- what to check ---------------------------------------------------------------------------
+
+    def check_all(self, metadata_only: bool) -> None:
+        self.check_meta()
+        self.list_objects()
+        streams = self.check_links("streams")
+        images = self.check_links("images")
+        self.check_names(streams, images)
+        self.check_streams(streams.items())
+        self.check_image_files(images.items())
+        if not metadata_only:
+            # Streams and images have been read; each other object once.
+            done = {*streams.values(), *images.values()}
+            assert self.present is not None
+            self.check_objects(self.present - done)
+
+    def check_images(self, images: list[ImageName], metadata_only: bool) -> None:
+        repository = self.repository
+        streams = repository.streams()
+        wanted: dict[str, bytes] = {}
+        for image in images:
+            if image.manifest_digest is None:
+                continue
+            content_id = ocistreams.MANIFEST_PREFIX + image.manifest_digest
+            if content_id in streams:
+                wanted[content_id] = streams[content_id]
+                wanted |= self.streams_below(content_id, streams[content_id])
+        files = {image.image_id: bytes.fromhex(image.image_id) for image in images}
+        objects = self.check_streams(wanted.items())
+        objects |= self.check_image_files(files.items())
+        if not metadata_only:
+            self.check_objects(objects - {*wanted.values(), *files.values()} - self.bad.keys())
+
+    def streams_below(self, content_id: str, digest: bytes) -> dict[str, bytes]:
+        """The streams of the config and the layers of a manifest, called as in `streams/`."""
+        found: dict[str, bytes] = {}
+        try:
+            named = self.repository.read_stream(digest, content_id).named_refs
+        except (CfsError, OSError):
+            return {}  # `check_streams` tells of it
+        for key, target in named.items():
+            if key.startswith(ocistreams.CONFIG_REF):
+                found[ocistreams.CONFIG_PREFIX + key.removeprefix(ocistreams.CONFIG_REF)] = target
+            else:
+                found[ocistreams.LAYER_PREFIX + key] = target
+        return found
+
+    # --- problems --------------------------------------------------------------------------------
+
+    def problem(self, kind: Kind, path: str, detail: str = "") -> None:
+        self.result.problems.append(Problem(kind, path, detail))
+
+    def bad_object(
+        self, digest: bytes, kind: Kind, detail: str = "", stream: str | None = None
+    ) -> None:
+        """An object has a problem, which is told once; `stream` needs it."""
+        found = self.bad.get(digest)
+        if found is None:
+            found = Problem(kind, f"objects/{object_path(digest)}", detail, digest)
+            self.bad[digest] = found
+            self.result.problems.append(found)
+        if stream is not None and stream not in found.streams:
+            found.streams.append(stream)
+
+    def exists(self, digest: bytes) -> bool:
+        return digest in self.present if self.present is not None else self.store.has(digest)
+
+    # --- the parts -------------------------------------------------------------------------------
+
+    def check_meta(self) -> None:
+        repository = self.repository
+        if repository.policy is VerityPolicy.REQUIRE:
+            with linux.opened(metajson.FILE_NAME, os.O_RDONLY, dir_fd=repository.fd) as fd:
+                if kernelverity.measure(fd, repository.algorithm) is None:
+                    self.problem(Kind.UNPROTECTED, metajson.FILE_NAME)
+
+    def list_objects(self) -> None:
+        self.present = set()
+        size = 2 * self.store.algorithm.digest_size
+        for prefix in self.store.prefixes():
+            for name in os.listdir(f"{self.store.path}/{prefix}"):
+                whole = prefix + name
+                try:
+                    digest = bytes.fromhex(whole)
+                except ValueError:
+                    digest = b""
+                if len(whole) == size and digest.hex() == whole:
+                    self.present.add(digest)
+                else:
+                    self.problem(Kind.STRAY, f"objects/{prefix}/{name}", "not an object's name")
+
+    def check_links(self, category: str) -> dict[str, bytes]:
+        """The good links of streams/ or images/."""
+        repository = self.repository
+        good = repository.streams() if category == "streams" else repository.images()
+        try:
+            entries = list(os.scandir(f"{repository.path}/{category}"))
+        except FileNotFoundError:
+            return {}
+        for entry in entries:
+            path = f"{category}/{entry.name}"
+            if entry.is_symlink():
+                if entry.name not in good:
+                    self.problem(Kind.BAD_LINK, path, f"points to {os.readlink(entry.path)}")
+            elif entry.name != "refs" or not entry.is_dir():
+                self.problem(Kind.STRAY, path, "not a link")
+        for name, digest in list(good.items()):
+            if not self.exists(digest):
+                what = name if category == "streams" else None
+                self.bad_object(digest, Kind.MISSING, stream=what)
+                del good[name]
+        return good
+
+    def check_names(self, streams: dict[str, bytes], images: dict[str, bytes]) -> None:
+        repository = self.repository
+        for category, refs, targets in (
+            ("streams", repository.stream_refs(), streams),
+            ("images", repository.image_refs(), images),
+        ):
+            self.result.names += len(refs)
+            for name, target in sorted(refs.items()):
+                if target not in targets and not _is_link(repository, f"{category}/{target}"):
+                    self.problem(Kind.BAD_NAME, f"{category}/refs/{name}", f"there is no {target}")
+            for directory, _, files in os.walk(f"{repository.path}/{category}/refs"):
+                for file in files:
+                    if not os.path.islink(f"{directory}/{file}"):
+                        path = os.path.relpath(f"{directory}/{file}", repository.path)
+                        self.problem(Kind.STRAY, path, "not a link")
+
+    def check_streams(self, streams: Iterable[tuple[str, bytes]]) -> set[bytes]:
+        """Check streams; returns what they refer to."""
+        needed: set[bytes] = set()
+        for content_id, digest in streams:
+            self.result.streams += 1
+            stream = self.read(content_id, digest)
+            if stream is None:
+                continue
+            refs = {*stream.object_refs, *stream.named_refs.values()}
+            needed |= refs
+            for ref in refs:
+                if not self.exists(ref):
+                    self.bad_object(ref, Kind.MISSING, stream=content_id)
+            self.check_document(content_id, stream)
+        return needed
+
+    def read(self, content_id: str, digest: bytes) -> SplitStream | None:
+        """A stream read and checked to its end; None after telling why it cannot be."""
+        try:
+            stream = self.repository.read_stream(digest, content_id)
+            for _ in stream.chunks():
+                pass
+        except NotFoundError:
+            self.bad_object(digest, Kind.MISSING, stream=content_id)
+        except OSError as error:
+            self.bad_object(digest, Kind.UNREADABLE, str(error.strerror), content_id)
+        except CfsError as error:
+            # The digest decides whether the object is damaged or was never a stream.
+            if objectcheck.state(self.store, digest) is None:
+                self.problem(Kind.BAD_STREAM, f"streams/{content_id}", str(error))
+            else:
+                self.bad_object(digest, Kind.DAMAGED, stream=content_id)
+        else:
+            return stream
+        return None
+
+    def check_document(self, content_id: str, stream: SplitStream) -> None:
+        """A manifest or config against the OCI digest in its name."""
+        prefix = next((p for p in _OCI_DOCUMENTS if content_id.startswith(p)), None)
+        if prefix is None:
+            return
+        algorithm, _, wanted = content_id.removeprefix(prefix).partition(":")
+        if algorithm not in ("sha256", "sha512"):
+            return
+        try:
+            document = imageinfo.document(self.repository, stream)
+        except (CfsError, OSError):
+            return  # its object is missing or damaged, which is told for the object
+        if hashlib.new(algorithm, document).hexdigest() != wanted:
+            self.problem(Kind.BAD_STREAM, f"streams/{content_id}", "its content has another digest")
+
+    def check_image_files(self, images: Iterable[tuple[str, bytes]]) -> set[bytes]:
+        """Check image files, several at a time; returns the objects of their files."""
+        expected: dict[bytes, int] = {}
+        doubtful: set[bytes] = set()  # of which two images say different sizes
+        checked = sorted(images)
+        found = pool.run(checked, self.check_image_file, self.workers)
+        for (image_id, digest), (kind, detail, objects) in found:
+            self.result.images += 1
+            if kind is Kind.BAD_IMAGE:
+                self.problem(kind, f"images/{image_id}", detail)
+            elif kind is not None:
+                self.bad_object(digest, kind, detail)
+            for ref, size in objects.items():
+                if expected.setdefault(ref, size) != size:
+                    doubtful.add(ref)
+        doubtful |= self.check_sizes(expected)
+        # Whose fault a wrong size is, the digest says: of the file, or of the image.
+        sound = set()
+        for ref in sorted(doubtful):
+            state = objectcheck.state(self.store, ref)
+            if state is None:
+                sound.add(ref)
+            else:
+                self.bad_object(ref, *state)
+        for item in checked if sound else ():
+            said = self.check_image_file(item)[2]
+            for ref in sorted(sound & said.keys()):
+                if said[ref] != (actual := self.store.size(ref)):
+                    self.problem(
+                        Kind.BAD_IMAGE,
+                        f"images/{item[0]}",
+                        f"says that {object_path(ref)} has {said[ref]} bytes, not {actual}",
+                    )
+        return set(expected)
+
+    def check_sizes(self, expected: dict[bytes, int]) -> set[bytes]:
+        """The objects that are missing, or have another size than expected."""
+        groups: dict[int, list[bytes]] = {}
+        for digest in expected:
+            groups.setdefault(digest[0], []).append(digest)
+
+        def work(group: list[bytes]) -> list[bytes]:
+            return [digest for digest in group if self.store.size(digest) != expected[digest]]
+
+        wrong: set[bytes] = set()
+        for _, digests in pool.run(list(groups.values()), work, self.workers):
+            wrong.update(digests)
+        return wrong
+
+    def check_image_file(
+        self, item: tuple[str, bytes]
+    ) -> tuple[Kind | None, str, dict[bytes, int]]:
+        """What is wrong with an image file, and its files' objects with sizes."""
+        image_id, digest = item
+        state = objectcheck.state(self.store, digest)
+        if state is not None:
+            return *state, {}
+        try:
+            with self.repository.open_image(image_id, verify=False) as data:
+                image = ErofsImage(data, image_id)
+                return None, "", imagewalk.needed_objects(image, self.repository.algorithm)
+        except (CfsError, NotADirectoryError) as error:
+            return Kind.BAD_IMAGE, str(error), {}
+
+    def check_objects(self, digests: set[bytes]) -> None:
+        """Content against digest, in several processes, by directory."""
+        groups: dict[int, list[bytes]] = {}
+        for digest in digests:
+            groups.setdefault(digest[0], []).append(digest)
+        require = self.repository.policy is VerityPolicy.REQUIRE
+        task = "objects"
+        self.progress.start(task, len(digests), "objects")
+
+        def work(group: list[bytes]) -> tuple[int, list[tuple[bytes, Kind, str]]]:
+            return objectcheck.check_group(self.store, sorted(group), require, self.deep)
+
+        for group, (size, bad) in pool.run(list(groups.values()), work, self.workers):
+            self.result.objects += len(group)
+            self.result.size += size
+            for digest, kind, detail in bad:
+                self.bad_object(digest, kind, detail)
+            self.progress.advance(task, len(group))
+        self.progress.finish(task)
+
+    # --- who needs what is bad -------------------------------------------------------------------
+
+    def attribute(self) -> None:
+        """Tell for each bad object which streams and images need it, and for which paths."""
+        if not self.bad:
+            return
+        for content_id, digest in self.repository.streams().items():
+            self.needed_by_stream(content_id, digest)
+        bad = set(self.bad)
+        tags: dict[str, list[str]] = {}
+        for tag, content_id in self.repository.tags().items():
+            tags.setdefault(content_id, []).append(tag)
+        # By what the OCI documents say, which may be damaged themselves ...
+        for content_id, digest in self.repository.streams().items():
+            if content_id.startswith(ocistreams.MANIFEST_PREFIX):
+                members, image_id = self.members(digest, content_id)
+                fallback = [content_id.removeprefix(ocistreams.MANIFEST_PREFIX)]
+                for name in tags.get(content_id, fallback):
+                    for ref in bad & members:
+                        self.need(ref, Need(name, image_id, ()))
+        # ... and by what the images say.
+        seen: dict[str, dict[bytes, list[bytes]]] = {}
+        for image in names.list_images(self.repository):
+            if image.image_id not in seen:
+                seen[image.image_id] = _paths(self.repository, image.image_id, bad)
+            for ref, paths in seen[image.image_id].items():
+                self.need(ref, Need(image.name, image.image_id, tuple(paths)))
+            if (ref := bytes.fromhex(image.image_id)) in bad:
+                self.need(ref, Need(image.name, image.image_id, ()))
+
+    def need(self, digest: bytes, need: Need) -> None:
+        needs = self.bad[digest].needs
+        for number, other in enumerate(needs):
+            if other.name == need.name and not other.paths:
+                needs[number] = need
+                return
+            if other.name == need.name and not need.paths:
+                return
+        needs.append(need)
+
+    def needed_by_stream(self, content_id: str, digest: bytes) -> None:
+        if digest in self.bad:
+            refs = {digest}
+        else:
+            try:
+                stream = self.repository.read_stream(digest, content_id)
+            except (CfsError, OSError):
+                return  # a problem of its own
+            refs = self.bad.keys() & {*stream.object_refs, *stream.named_refs.values()}
+        for ref in refs:
+            self.bad_object(ref, Kind.DAMAGED, stream=content_id)
+
+    def members(self, digest: bytes, content_id: str) -> tuple[set[bytes], str | None]:
+        """Digests of what makes up an OCI image, but for files; and its image id."""
+        found = {digest}
+        image_id = None
+        try:
+            manifest = self.repository.read_stream(digest, content_id)
+            found |= {*manifest.object_refs, *manifest.named_refs.values()}
+            config_ref = ocistreams.manifest_config(manifest)
+            if config_ref is not None:
+                config = self.repository.read_stream(config_ref[1], config_ref[0])
+                found |= {*config.object_refs, *config.named_refs.values()}
+                image = ocistreams.config_image(config)
+                image_id = None if image is None else image.hex()
+        except (CfsError, OSError):
+            return found, image_id  # what is damaged is among what was found
+        return found, image_id
+
+
+def _is_link(repository: Repository, path: str) -> bool:
+    return os.path.islink(f"{repository.path}/{path}")
+
+
+def _paths(repository: Repository, image_id: str, wanted: set[bytes]) -> dict[bytes, list[bytes]]:
+    """Paths in an image by object; none for an image that cannot be read."""
+    try:
+        with repository.open_image(image_id, verify=False) as data:
+            image = ErofsImage(data, image_id)
+            return imagewalk.paths_of(image, wanted, repository.algorithm)
+    except (CfsError, OSError):
+        return {}

@@ -1,0 +1,1 @@
+"""Bare-user trees: images as ordinary directories that an ordinary user edits."""

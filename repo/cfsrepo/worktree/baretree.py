@@ -1,0 +1,254 @@
+"""Bare-user trees: an image as an ordinary directory of an ordinary user, and back.
+
+    with Repository.open(path) as repo:
+        tree = Worktree.checkout(repo, "debian:12", "/home/me/tree")    # image -> directory
+        ...                                                             # edit it with any tool
+        image = Worktree("/home/me/tree").commit(repo, "mine", base="debian:12")
+
+What each file becomes on disk says `cfsrepo.formats.metarecord`; `cfsrepo.worktree.treewriter`
+writes, `cfsrepo.worktree.treescan` reads. A tree that was checked out and not touched gives the
+same image again.
+
+Data comes by reflink where the file system can, else as a copy; never as a hard link to an object,
+which an edit in place would change for every image. It is checked against its digest on the way.
+The other way a commit can adopt the tree's own files, and so ends editing them in place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cfsrepo.errors import NotFoundError, RepositoryError, printable
+from cfsrepo.formats import fsverity, metarecord
+from cfsrepo.formats.erofs.reader import ErofsImage
+from cfsrepo.formats.erofs.writer import write_image
+from cfsrepo.formats.tree import Inode, walk
+from cfsrepo.images import names
+from cfsrepo.images.make import load_tree
+from cfsrepo.progress import NoProgress, Progress
+from cfsrepo.store import kernelverity
+from cfsrepo.store.objects import ObjectStore, digest_from_path
+from cfsrepo.store.repository import Repository
+from cfsrepo.system import linux
+from cfsrepo.worktree.treescan import Scan
+from cfsrepo.worktree.treewriter import TreeWriter
+
+_READ_SIZE: Final = 1 << 20
+_NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedImage:
+    """What a commit made."""
+
+    image_id: str
+    files_without_record: int
+    files_chmodded: int
+    files_adopted: int = 0
+    """Files of the tree that are objects now; they must not be edited in place any more."""
+
+
+class Worktree:
+    """The bare-user tree in the directory `path`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @classmethod
+    def checkout(
+        cls,
+        repo: Repository,
+        image: str,
+        path: str,
+        only: Sequence[bytes] = (),
+        *,
+        progress: Progress | None = None,
+        verify: bool = True,
+        workers: int | None = None,
+    ) -> Worktree:
+        """Write the image `image` (any of its names) to `path`, which must be empty or missing.
+
+        `only`: these paths of the image, with what is below them and the directories above. With
+        `verify` content is checked against its digest, unless the kernel does it anyway. Raises
+        NotFoundError (image or path), InputError (the image, `path` is not empty), LimitError (a
+        record does not fit), RepositoryError (content is damaged), OSError.
+        """
+        root = load_image(repo, image)
+        if only:
+            root = select(root, only)
+        with TreeWriter(path, ObjectContents(repo.objects, verify=verify)) as writer:
+            writer.write(root, progress or NoProgress(), workers=workers)
+        return cls(path)
+
+    def commit(
+        self,
+        repo: Repository,
+        name: str | None = None,
+        *,
+        base: str | None = None,
+        adopt: bool = False,
+        progress: Progress | None = None,
+        workers: int | None = None,
+    ) -> CommittedImage:
+        """Make an image of the tree and, with `name`, call it so.
+
+        `base`: the image that files without a record take their metadata from. `adopt`: files of
+        the tree become objects by hard links where that is safe (`cfsrepo.store.hardlink`);
+        afterwards they must not be edited in place, only replaced or removed, even where
+        the commit failed. Raises InputError for a record that is none or contradicts its
+        file, or a file that changes meanwhile.
+        """
+        repo.check_writable()
+        progress = progress or NoProgress()
+        scan = Scan(self.path, None if base is None else load_image(repo, base), adopt=adopt)
+        root = scan.run(repo.objects, progress, workers=workers)
+        version = repo.meta.erofs_default
+        with repo.objects.writer() as out:
+            write_image(root, out.write, min_version=version, max_version=max(version, 1))
+            digest = out.commit()
+        repo.publish({}, [digest])
+        if name is not None:
+            repo.name_image(name, digest.hex())
+        return CommittedImage(digest.hex(), scan.without_record, scan.chmodded, scan.adopted)
+
+    @property
+    def is_bare_user(self) -> bool:
+        """Has the directory a record? So what is in it has as well."""
+        try:
+            metarecord.decode(os.getxattr(self.path, metarecord.NAME))
+        except OSError:
+            return False
+        return True
+
+
+def load_image(repo: Repository, image: str) -> Inode:
+    """The tree of the image `image` of `repo`."""
+    found = names.resolve(repo, image)
+    with repo.open_image(found.image_id) as data:
+        root = load_tree(ErofsImage(data, found.name))
+    for _, inode in walk(root):
+        if inode.entries and inode.xattrs and any(map(_is_whiteout, inode.entries.values())):
+            # The image's maker adds these to the directory of a whiteout, and will again.
+            kept = {key: value for key, value in inode.xattrs.items() if (key, value) not in _ADDED}
+            inode.xattrs = kept or None
+    return root
+
+
+_ADDED: Final = frozenset({(b"trusted.overlay.opaque", b"x"), (b"user.overlay.opaque", b"x")})
+
+
+def _is_whiteout(inode: Inode) -> bool:
+    return inode.is_whiteout
+
+
+def select(root: Inode, paths: Sequence[bytes]) -> Inode:
+    """A tree with nothing but `paths` of `root`: what is below them, and directories above."""
+    result = _without_entries(root)
+    for path in paths:
+        parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+        if not parts:
+            return root
+        source, target = root, result
+        for position, part in enumerate(parts):
+            below = None if source.entries is None else source.entries.get(part)
+            if below is None:
+                raise NotFoundError(f"{printable(path)}: no such path in the image")
+            assert target.entries is not None
+            there = target.entries.get(part)
+            if there is below:  # selected with all that is below it
+                break
+            if position == len(parts) - 1:
+                target.entries[part] = below
+            else:
+                if there is None:
+                    if below.entries is None:
+                        raise NotFoundError(f"{printable(path)}: no such path in the image")
+                    there = target.entries[part] = _without_entries(below)
+                source, target = below, there
+    return result
+
+
+def _without_entries(inode: Inode) -> Inode:
+    return Inode(
+        inode.mode,
+        uid=inode.uid,
+        gid=inode.gid,
+        mtime_sec=inode.mtime_sec,
+        mtime_nsec=inode.mtime_nsec,
+        xattrs=inode.xattrs,
+        entries={},
+        nlink=2,
+    )
+
+
+class ObjectContents:
+    """Contents of files from an object store."""
+
+    def __init__(self, objects: ObjectStore, *, verify: bool = True) -> None:
+        self._objects = objects
+        self._verify = verify
+        self._reflink = True
+
+    def create(self, inode: Inode, dir_fd: int, name: bytes, mode: int) -> int:
+        """See `treewriter.Contents`."""
+        fd = os.open(name, _NEW_FILE, mode, dir_fd=dir_fd)
+        try:
+            if inode.content is not None:
+                os.write(fd, inode.content)
+            elif inode.payload is not None:
+                self._copy(inode, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _copy(self, inode: Inode, fd: int) -> None:
+        objects = self._objects
+        digest = inode.digest
+        if digest is None:
+            digest = digest_from_path(os.fsdecode(inode.payload or b""), objects.algorithm)
+        if digest is None:
+            raise RepositoryError(f"{printable(inode.payload or b'')}: no name of an object")
+        source = objects.open(digest)
+        try:
+            if os.fstat(source).st_size != inode.size:
+                raise objects.damaged(digest)
+            check = self._verify and kernelverity.measure(source, objects.algorithm) != digest
+            if self._reflink:
+                self._reflink = linux.clone_file(source, fd)
+            if self._reflink:
+                if check and fsverity.digest_fd(fd, objects.algorithm) != digest:
+                    raise objects.damaged(digest)
+                return
+            self._copy_data(source, fd, inode.size, digest if check else None)
+        finally:
+            os.close(source)
+
+    def _copy_data(self, source: int, fd: int, size: int, wanted: bytes | None) -> None:
+        """Copy `size` bytes, checked against the digest `wanted` if there is one."""
+        objects = self._objects
+        if wanted is None:
+            while size and (count := os.copy_file_range(source, fd, size)):
+                size -= count
+            return
+        if size <= _READ_SIZE:
+            data = os.read(source, size)
+            found = fsverity.digest(data, objects.algorithm)
+            _write(fd, data)
+        else:
+            hasher = fsverity.Hasher(objects.algorithm)
+            while data := os.read(source, _READ_SIZE):
+                hasher.update(data)
+                _write(fd, data)
+            found = hasher.digest()
+        if found != wanted:
+            raise objects.damaged(wanted)
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

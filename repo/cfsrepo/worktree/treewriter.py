@@ -1,0 +1,304 @@
+"""A tree on disk: a bare-user tree, written below one directory and nowhere else.
+
+What each entry becomes says `cfsrepo.formats.metarecord` and the table of its design: regular files
+and directories with a record `user.cfs.meta`, real symlinks where nothing is lost, placeholders
+else.
+
+Order matters. Directories are made first, with no rights for anybody but us; then files, each
+complete before it gets its final rights; then further names of hard links; at last, from the
+deepest directory up, the directories' own records, rights and times.
+
+Nothing that exists is followed or replaced. Every directory is opened below the root by openat2
+(RESOLVE_BENEATH, no symlinks, no magic links), every file is made in such a directory with O_EXCL:
+whoever exchanges directories meanwhile gets an error, and no file outside.
+
+Files are written by several processes: the work is system calls and hashing, in many small steps.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from cfsrepo.errors import InputError, LimitError, SystemFailure, printable
+from cfsrepo.formats import metarecord
+from cfsrepo.formats.metarecord import Meta
+from cfsrepo.formats.tree import Inode
+from cfsrepo.progress import Progress
+from cfsrepo.system import linux, pool
+
+RESOLVE: Final = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
+_STEP_MAX: Final = 4000  # bytes of a path that one system call takes
+_BATCH: Final = 64 << 20  # bytes of content, and ...
+_BATCH_FILES: Final = 2000  # ... files that a worker takes at a time
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
+_NO_XATTRS: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
+_TOO_BIG: Final = frozenset({errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.ENAMETOOLONG})
+
+
+class Contents(Protocol):
+    """Where the contents of regular files come from. Used by several processes."""
+
+    def create(self, inode: Inode, dir_fd: int, name: bytes, mode: int) -> int:
+        """Make the file `name`, which must not exist, in `dir_fd`, with the content of `inode` and
+        at most the permissions `mode`; returns a descriptor of it, open for reading at least."""
+
+
+def open_below(root_fd: int, path: bytes, flags: int) -> int:
+    """Open `path` (relative; empty: the root itself) below `root_fd` through no symlink.
+
+    InputError where the kernel has no openat2.
+    """
+    try:
+        if len(path) <= _STEP_MAX:
+            return linux.openat2(root_fd, path or b".", flags, resolve=RESOLVE)
+        fd = root_fd
+        while path:
+            cut = len(path) if len(path) <= _STEP_MAX else path.rindex(b"/", 0, _STEP_MAX)
+            step, path = path[:cut], path[cut + 1 :]
+            try:
+                below = linux.openat2(
+                    fd, step, os.O_PATH | os.O_DIRECTORY if path else flags, resolve=RESOLVE
+                )
+            finally:
+                if fd != root_fd:
+                    os.close(fd)
+            fd = below
+        return fd
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            raise SystemFailure(
+                "this kernel has no openat2, without which writing a tree would not be safe",
+                hint="Linux 5.6 or later has it",
+            ) from error
+        if error.errno in (errno.ELOOP, errno.EXDEV, errno.ENOTDIR):
+            raise InputError(
+                f"{printable(path)}: exchanged for something else while it was used"
+            ) from error
+        raise
+
+
+@dataclass(slots=True)
+class _Files:
+    """Files of one directory: its path, and (name, inode) of each."""
+
+    path: bytes
+    entries: list[tuple[bytes, Inode]]
+
+
+class TreeWriter(AbstractContextManager["TreeWriter"]):
+    """Writes one tree into the empty directory `path`, which is made if missing."""
+
+    def __init__(self, path: str, contents: Contents) -> None:
+        """InputError where `path` is a directory with something in it."""
+        self._path = path
+        self._contents = contents
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        self.fd = os.open(path, _DIRECTORY | os.O_CLOEXEC)
+        if os.listdir(self.fd):
+            os.close(self.fd)
+            raise InputError(f"{path}: the directory is not empty")
+        os.fchmod(self.fd, 0o700)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self.fd)
+
+    def write(
+        self,
+        root: Inode,
+        progress: Progress,
+        *,
+        workers: int | None = None,
+        before_directories: Callable[[], object] | None = None,
+    ) -> None:
+        """Write `root`. OSError, LimitError (a record that does not fit) name the file.
+
+        `before_directories` is called when all files are there and directories get their times.
+        """
+        directories, files, links = self._plan(root)
+        total = sum(len(group.entries) for group in files)
+        task = "files"
+        progress.start(task, total, "files")
+        for path, _ in directories[1:]:
+            self._in_parent(path, lambda fd, name: os.mkdir(name, 0o700, dir_fd=fd))
+        batches = _batches(files)
+        # A second process costs more than it brings for a handful of files.
+        workers = 1 if len(batches) < 2 else workers
+        for batch, _ in pool.run(batches, self._write_files, workers):
+            progress.advance(task, sum(len(group.entries) for group in batch))
+        for first, path in links:
+            self._link(first, path)
+        if before_directories is not None:
+            before_directories()
+        for path, inode in reversed(directories):
+            self._finish_directory(path, inode)
+        progress.finish(task)
+
+    # -- what there is to do ----------------------------------------------------------------------
+
+    def _plan(
+        self, root: Inode
+    ) -> tuple[list[tuple[bytes, Inode]], list[_Files], list[tuple[bytes, bytes]]]:
+        """Directories (parents first), first names of files, and further names (first, further)."""
+        directories = [(b"", root)]
+        files = []
+        links = []
+        first: dict[int, bytes] = {}
+        for path, inode in directories:
+            entries = inode.entries
+            assert entries is not None
+            group = _Files(path, [])
+            for name, child in entries.items():
+                below = path + b"/" + name if path else name
+                if child.entries is not None:
+                    directories.append((below, child))
+                elif child.nlink == 1 or first.setdefault(id(child), below) == below:
+                    group.entries.append((name, child))
+                else:
+                    links.append((first[id(child)], below))
+            if group.entries:
+                files.append(group)
+        return directories, files, links
+
+    # -- the work ---------------------------------------------------------------------------------
+
+    def _write_files(self, batch: list[_Files]) -> None:
+        for group in batch:
+            dir_fd = open_below(self.fd, group.path, _DIRECTORY)
+            try:
+                for name, inode in group.entries:
+                    path = group.path + b"/" + name if group.path else name
+                    try:
+                        self._write_file(dir_fd, name, inode, path)
+                    except OSError as error:
+                        raise self._named(error, path) from error
+            finally:
+                os.close(dir_fd)
+
+    def _write_file(self, dir_fd: int, name: bytes, inode: Inode, path: bytes) -> None:
+        if metarecord.is_plain_symlink(inode):
+            os.symlink(inode.payload or b"", name, dir_fd=dir_fd)
+            time = inode.mtime_sec * 1_000_000_000 + inode.mtime_nsec
+            if _set_time(name, time, dir_fd):
+                return
+            os.unlink(name, dir_fd=dir_fd)  # a time it cannot have: a placeholder can
+        mode = metarecord.disk_mode(inode.mode)
+        if stat.S_ISREG(inode.mode):
+            fd = self._contents.create(inode, dir_fd, name, mode)
+        else:
+            fd = os.open(
+                name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dir_fd
+            )
+            if inode.payload and stat.S_ISLNK(inode.mode):
+                os.write(fd, inode.payload)
+        try:
+            self._finish(fd, inode, mode, path)
+        finally:
+            os.close(fd)
+
+    def _finish(self, fd: int, inode: Inode, mode: int, path: bytes) -> None:
+        """Record, rights and time of what is complete."""
+        try:
+            record = metarecord.encode(Meta.of(inode))
+        except LimitError as error:
+            raise LimitError(f"{self._shown(path)}: {error}") from error
+        try:
+            os.setxattr(fd, metarecord.NAME, record)
+        except OSError as error:
+            if error.errno in _NO_XATTRS:
+                raise SystemFailure(
+                    f"{self._path}: this file system has no extended attributes for users",
+                    hint="ext4, xfs, btrfs and (from Linux 6.6) tmpfs have",
+                ) from error
+            if error.errno in _TOO_BIG and not _disk_is_full(fd):
+                raise LimitError(
+                    f"{self._shown(path)}: {metarecord.NAME} of {len(record)} bytes is more than "
+                    "the file system keeps with a file",
+                    hint="ext4 keeps about 4000, btrfs 15700, xfs 65536",
+                ) from error
+            raise
+        if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
+            os.fchmod(fd, mode)
+        time = inode.mtime_sec * 1_000_000_000 + inode.mtime_nsec
+        os.utime(fd, ns=(time, time))
+
+    def _link(self, first: bytes, path: bytes) -> None:
+        head, _, first_name = first.rpartition(b"/")
+        first_fd = open_below(self.fd, head, _DIRECTORY)
+        try:
+            self._in_parent(
+                path,
+                lambda fd, name: os.link(
+                    first_name, name, src_dir_fd=first_fd, dst_dir_fd=fd, follow_symlinks=False
+                ),
+            )
+        finally:
+            os.close(first_fd)
+
+    def _finish_directory(self, path: bytes, inode: Inode) -> None:
+        fd = open_below(self.fd, path, _DIRECTORY)
+        try:
+            self._finish(fd, inode, metarecord.disk_mode(inode.mode), path)
+        except OSError as error:
+            raise self._named(error, path) from error
+        finally:
+            os.close(fd)
+
+    def _in_parent(self, path: bytes, work: Callable[[int, bytes], object]) -> None:
+        """`work(descriptor of the parent of path, last name)`."""
+        head, _, name = path.rpartition(b"/")
+        fd = open_below(self.fd, head, os.O_PATH | os.O_DIRECTORY) if head else self.fd
+        try:
+            work(fd, name)
+        except OSError as error:
+            raise self._named(error, path) from error
+        finally:
+            if head:
+                os.close(fd)
+
+    def _named(self, error: OSError, path: bytes) -> OSError:
+        return OSError(error.errno, error.strerror, self._shown(path))
+
+    def _shown(self, path: bytes) -> str:
+        return os.path.join(self._path, os.fsdecode(path)) if path else self._path
+
+
+def _batches(files: list[_Files]) -> list[list[_Files]]:
+    """The work in pieces of about equal size, in order."""
+    batches: list[list[_Files]] = []
+    size = count = 0
+    for group in files:
+        if not batches or size > _BATCH or count > _BATCH_FILES:
+            batches.append([])
+            size = count = 0
+        batches[-1].append(group)
+        size += sum(inode.size for _, inode in group.entries)
+        count += len(group.entries)
+    return batches
+
+
+def _set_time(name: bytes, time: int, dir_fd: int) -> bool:
+    """Set the mtime of a symlink; False where the file system cannot hold it."""
+    os.utime(name, ns=(time, time), dir_fd=dir_fd, follow_symlinks=False)
+    return os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mtime_ns == time
+
+
+def _disk_is_full(fd: int) -> bool:
+    """Is it the disk that is full, and not the file's place for attributes?"""
+    info = os.fstatvfs(fd)
+    return info.f_bavail == 0 and info.f_blocks > 0

@@ -1,0 +1,42 @@
+"""Parsing /proc/self/mountinfo."""
+
+from __future__ import annotations
+
+import pytest
+
+from cfsrepo.system import mounttable
+
+TABLE = rb"""22 28 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw
+28 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro
+40 28 0:50 / /mnt/a\040b\011c\134d ro - overlay composefs:demo ro,lowerdir+=/x/y,datadir+=/r/objects
+41 28 0:51 /sub /mnt/second rw shared:3 master:2 - tmpfs none rw,size=10k
+garbage
+"""
+
+
+def test_parse() -> None:
+    mounts = mounttable.parse(TABLE)
+    assert [mount.mount_id for mount in mounts] == [22, 28, 40, 41]
+    overlay = mounts[2]
+    assert overlay.mount_point == b"/mnt/a b\tc\\d"
+    assert overlay.fstype == "overlay"
+    assert overlay.source == b"composefs:demo"
+    assert overlay.values(b"datadir+") == [b"/r/objects"]
+    assert overlay.values(b"lowerdir+") == [b"/x/y"]
+    assert overlay.values(b"upperdir") == []
+    assert mounts[3].root == b"/sub"
+    assert mounts[3].device == (0, 51)
+
+
+def test_read_finds_the_root() -> None:
+    assert any(mount.mount_point == b"/" for mount in mounttable.read())
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"), [("/mnt/second/x", 41), ("/mnt/secondary", 28), ("/", 28), ("/sys", 22)]
+)
+def test_mount_of(monkeypatch: pytest.MonkeyPatch, path: str, wanted: int) -> None:
+    monkeypatch.setattr(mounttable, "read", lambda: mounttable.parse(TABLE))
+    found = mounttable.mount_of(path)
+    assert found is not None
+    assert found.mount_id == wanted

@@ -1,0 +1,90 @@
+"""Work in processes: all results, errors as they are, nothing left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cfsrepo.errors import NotFoundError, SystemFailure
+from cfsrepo.system import pool
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5, None])
+@pytest.mark.parametrize("count", [0, 1, 2, 100])
+def test_every_item_is_done_once(workers: int | None, count: int) -> None:
+    items = [f"item {number}" for number in range(count)]
+    found = list(pool.run(items, str.upper, workers))
+    assert sorted(found) == sorted((item, item.upper()) for item in items)
+    assert multiprocessing.active_children() == []
+
+
+def test_it_runs_in_other_processes_and_sees_what_the_caller_has() -> None:
+    local = {"key": "value"}
+
+    def work(item: int) -> tuple[int, str]:
+        time.sleep(0.02)
+        return os.getpid(), local["key"]
+
+    results = [result for _, result in pool.run(range(20), work, 2)]
+    assert {value for _, value in results} == {"value"}
+    pids = {pid for pid, _ in results}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_errors_arrive_with_their_hint(workers: int) -> None:
+    def work(item: int) -> int:
+        raise NotFoundError("no such thing", hint="look elsewhere")
+
+    with pytest.raises(NotFoundError, match="no such thing") as caught:
+        list(pool.run([1, 2, 3], work, workers))
+    assert caught.value.hint == "look elsewhere"
+    assert multiprocessing.active_children() == []
+
+
+def test_a_killed_worker_is_an_error() -> None:
+    def work(item: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+    with pytest.raises(SystemFailure, match="killed by signal 9"):
+        list(pool.run([1, 2, 3], work, 2))
+    assert multiprocessing.active_children() == []
+
+
+def test_leaving_early_ends_the_workers() -> None:
+    def work(item: int) -> int:
+        if item:
+            time.sleep(100)
+        return item
+
+    results = pool.run([0, 1, 2, 3], work, 2)
+    assert next(results) == (0, 0)
+    results.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
+
+
+def test_workers_end_with_their_parent() -> None:
+    program = (
+        "import os, time\n"
+        "from cfsrepo.system import pool\n"
+        "def work(item):\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(100)\n"
+        "list(pool.run([1, 2], work, 2))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(parent.stdout.readline()) for _ in range(2)]
+    parent.kill()
+    parent.wait()
+    # Both held the pipe: its end says that they are gone.
+    assert parent.stdout.read() == ""
+    assert len(set(pids)) == 2
