@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from cfsrepo.errors import SystemFailure
-from cfsrepo.store.pins import boot_id, process_start_time
+from cfsrepo.system.processes import boot_id, process_start_time
 
 _SIZE_MAX = 64 << 10
 _ANSWER_TIMEOUT = 2.0
@@ -33,7 +33,7 @@ class Record:
     """A server and its mount. Paths are in the spelling of `os.fsdecode`."""
 
     pid: int
-    start_time: int  # of the process, see cfsrepo.store.pins
+    start_time: int  # of the process, see cfsrepo.system.processes
     boot_id: str
     mount_point: str
     name: str  # of the image, as the user called it

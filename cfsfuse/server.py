@@ -25,7 +25,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn
 
 from cfsfuse import protocol
 from cfsfuse.protocol import (
@@ -51,6 +51,7 @@ from cfsfuse.reading import FileReader
 from cfsrepo.errors import CfsError, InputError
 from cfsrepo.images.view import BLOCK_SIZE, ImageView, refused_access, stat_blocks
 from cfsrepo.images.xattrscan import XattrScan
+from cfsrepo.system.closing import Closing
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class _Terminated(BaseException):
     """SIGTERM or SIGINT came while waiting for a request."""
 
 
-class Server:
+class Server(Closing):
     """Serves `view` on the FUSE connection `fd`, which it owns. A context manager.
 
     `trusted`: root may use the mount, so that attributes of the class `trusted` count.
@@ -135,10 +136,7 @@ class Server:
             **dict.fromkeys(protocol.WRITING, self._write),
         }
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Close the connection: after this the mount, if it is still there, is dead.
 
         Where files of a detached mount are still in use, threads stay until the process ends.

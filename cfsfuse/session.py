@@ -24,6 +24,7 @@ from cfsrepo.images.verified import ObjectDirectory, Verify
 from cfsrepo.images.view import ImageView
 from cfsrepo.store import pins
 from cfsrepo.store.repository import Repository
+from cfsrepo.system.processes import boot_id, process_start_time
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +123,8 @@ def _record(
     pid = os.getpid()
     return Record(
         pid=pid,
-        start_time=pins.process_start_time(pid) or 0,
-        boot_id=pins.boot_id(),
+        start_time=process_start_time(pid) or 0,
+        boot_id=boot_id(),
         mount_point=os.fsdecode(point),
         name=source.name,
         image_id=source.image_id,

@@ -18,13 +18,14 @@ from cfsfuse import mounts
 from cfsfuse.connection import explained
 from cfsfuse.operations import Operations
 from cfsrepo.errors import MountError
+from cfsrepo.system.closing import Closing
 
 log = logging.getLogger(__name__)
 
 _READERS = 8
 
 
-class TrioSession:
+class TrioSession(Closing):
     """A mount by pyfuse3. A context manager: it is mounted inside the block.
 
     `options` are of `connection.KERNEL_OPTIONS`. Raises `MountError`.
@@ -44,10 +45,8 @@ class TrioSession:
             except RuntimeError:
                 raise explained(point, captured() or "reason unknown") from None
 
-    def __enter__(self) -> TrioSession:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the connection; nothing is unmounted."""
         # Not unmounted here: after an error the mount is to be dead, not silently empty.
         pyfuse3.close(unmount=False)
         self._operations.close()

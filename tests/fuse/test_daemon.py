@@ -14,7 +14,7 @@ import pytest
 from cfsfuse import daemon
 from cfsfuse.daemon import Ready
 from cfsrepo.errors import InputError, MountError, SystemFailure
-from cfsrepo.store.pins import process_start_time
+from cfsrepo.system.processes import process_start_time
 
 
 @pytest.fixture

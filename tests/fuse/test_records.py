@@ -12,7 +12,7 @@ import pytest
 from cfsfuse import records
 from cfsfuse.records import Record
 from cfsrepo.errors import SystemFailure
-from cfsrepo.store import pins
+from cfsrepo.system.processes import boot_id, process_start_time
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +25,8 @@ def record() -> Record:
     pid = os.getpid()
     return Record(
         pid=pid,
-        start_time=pins.process_start_time(pid) or 0,
-        boot_id=pins.boot_id(),
+        start_time=process_start_time(pid) or 0,
+        boot_id=boot_id(),
         mount_point="/a b",
         name="image",
         image_id=None,

@@ -16,7 +16,7 @@ from cfsrepo.formats import fsverity
 from cfsrepo.formats.fsverity import Algorithm, VerityPolicy
 from cfsrepo.store import kernelverity
 from cfsrepo.store.objects import ObjectStore, object_path
-from cfsrepo.system import linux
+from cfsrepo.system import leases, linux
 from tests.fuse.played_kernel import PlayedKernel
 
 DATA = bytes(range(256)) * 100
@@ -301,7 +301,7 @@ def test_a_file_system_without_leases(
     def refuse(fd: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(linux, "take_read_lease", refuse)
+    monkeypatch.setattr(leases, "take_read_lease", refuse)
     assert_not_adopted(store, file)
 
 

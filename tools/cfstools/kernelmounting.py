@@ -31,6 +31,7 @@ from cfsrepo.store import pins
 from cfsrepo.store.repository import Repository
 from cfsrepo.system import linux, mounttable, usernamespace
 from cfsrepo.system.mounttable import Mount
+from cfsrepo.system.processes import boot_id
 from cfstools import kernelrequest
 from cfstools.context import open_repository
 from cfstools.kernelrequest import Helper, Request
@@ -132,7 +133,7 @@ def unpin(mount: Mount) -> None:
         return
     with contextlib.suppress(CfsError, OSError), Repository.open(path) as repository:
         for pin in pins.read(repository):
-            if pin.device == mount.device and pin.boot_id == pins.boot_id():
+            if pin.device == mount.device and pin.boot_id == boot_id():
                 pins.remove(repository, pin)
 
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Self
+
+from cfsrepo.system.closing import Closing
 
 _QUEUE_SIZE = 4  # chunks between the threads
 
 
-class Feed:
+class Feed(Closing):
     """Runs `produce` in a thread of its own. A context manager: leaving it ends the thread.
 
     `produce` gives chunks, each with how many bytes of its source were read for all so far.
@@ -67,12 +68,8 @@ class Feed:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop producing and wait for the thread's end."""
         self._stopped = True
         while self._thread.is_alive():
             while not self._queue.empty():

@@ -20,14 +20,14 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from cfsrepo.errors import VerityError
 from cfsrepo.formats import fsverity
 from cfsrepo.formats.fsverity import Algorithm
 from cfsrepo.store.temporary import temporary_name
-from cfsrepo.system import linux
+from cfsrepo.system import leases, linux
+from cfsrepo.system.closing import Closing
 
 GUARDED_MODE: Final = 0o644
 """Of an adopted file that the kernel keeps from being written: as of any object."""
@@ -36,14 +36,12 @@ UNGUARDED_MODE: Final = 0o444
 # Why a file cannot be linked, though it can be copied: fs.protected_hardlinks or an attribute
 # forbids it, too many links, no links in this file system, no name any more.
 _LINK_REFUSED: Final = frozenset({errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOENT})
-# Somebody writes; the file is another's; there are no leases here.
-_NO_LEASE: Final = frozenset(
-    {errno.EAGAIN, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK, errno.EPERM}
-)
+# Somebody writes, or no lease is to be had.
+_NO_LEASE: Final = leases.REFUSED | {errno.EAGAIN}
 _WHOLE: Final = 1 << 20  # bytes of a file that is hashed in one piece
 
 
-class Held:
+class Held(Closing):
     """The file behind a descriptor, kept from being written while it is held; a context manager."""
 
     def __init__(self, fd: int, before: os.stat_result) -> None:
@@ -117,19 +115,12 @@ class Held:
         return (
             (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
             and (now.st_ino, now.st_dev) == (before.st_ino, before.st_dev)
-            and linux.has_read_lease(self.fd)
+            and leases.has_read_lease(self.fd)
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        linux.drop_lease(self.fd)
+    def close(self) -> None:
+        """Let others write to it again."""
+        leases.drop_lease(self.fd)
 
 
 def hold(fd: int) -> Held | None:
@@ -138,7 +129,7 @@ def hold(fd: int) -> Held | None:
     if not stat.S_ISREG(before.st_mode) or before.st_uid != os.geteuid():
         return None
     try:
-        linux.take_read_lease(fd)
+        leases.take_read_lease(fd)
     except OSError as error:
         if error.errno in _NO_LEASE:
             return None

@@ -20,8 +20,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from cfsrepo.errors import NotFoundError, RepositoryError, VerityError
 from cfsrepo.formats import fsverity
@@ -30,6 +29,7 @@ from cfsrepo.store import hardlink, kernelverity
 from cfsrepo.store.kernelverity import enable_when_idle, unsupported
 from cfsrepo.store.temporary import Draft, make_directory, temporary_name, umask, write_all
 from cfsrepo.system import linux
+from cfsrepo.system.closing import Closing
 
 TREE_MIN: Final = 1 << 20
 """Objects above this size have a Merkle tree kept for them (`cfsrepo.store.merkle`)."""
@@ -72,7 +72,7 @@ class Ways:
     """Be the same file."""
 
 
-class ObjectStore:
+class ObjectStore(Closing):
     """The directory `path` of objects. Several may be open on one directory, in any process."""
 
     def __init__(
@@ -424,7 +424,7 @@ class ObjectStore:
         return OSError(error.errno, error.strerror, self.path)
 
 
-class ObjectWriter:
+class ObjectWriter(Closing):
     """One object that comes in pieces; hashed and written as they come, in bounded memory.
 
     A context manager: leaving it without `commit` abandons what was written.
@@ -483,15 +483,8 @@ class ObjectWriter:
         if self.size > TREE_MIN:
             store.keep_tree(self.size, digest, bytes(self._leaves) + self._hasher.last_leaf())
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Abandon what was written and not committed."""
         self._draft.discard()
 
 

@@ -30,12 +30,12 @@ from cfsrepo.errors import NotFoundError, RepositoryError
 from cfsrepo.store.metafiles import PRIVATE_DIRECTORY
 from cfsrepo.store.repository import Repository
 from cfsrepo.system import linux, mounttable
+from cfsrepo.system.processes import boot_id, process_start_time
 
 _DIRECTORY: Final = "pins"
 _PATH: Final = f"{PRIVATE_DIRECTORY}/{_DIRECTORY}"
 _VERSION: Final = 1
 _SIZE_MAX: Final = 64 << 10
-_START_TIME_FIELD: Final = 22  # of /proc/PID/stat, counted from 1
 
 
 class PinKind(StrEnum):
@@ -179,25 +179,6 @@ def live(repository: Repository, *, drop: bool = False) -> list[Pin]:
         elif drop:
             remove(repository, pin)
     return found
-
-
-def boot_id() -> str:
-    """What the kernel calls the time since it was booted."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
-
-
-def process_start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None where it is gone or a zombie."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field is a name in parentheses, in which anything can stand.
-            fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    if fields[0] in (b"Z", b"X"):
-        return None
-    return int(fields[_START_TIME_FIELD - 3])
 
 
 def _new_id(image_id: str) -> str:

@@ -36,7 +36,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from types import TracebackType
 from typing import Final, Self
 
 from cfsrepo.errors import NotFoundError, RepositoryError, SystemFailure, UsageError, VerityError
@@ -50,13 +49,14 @@ from cfsrepo.store.metafiles import PRIVATE_DIRECTORY
 from cfsrepo.store.objects import ObjectStore, digest_from_path, object_path
 from cfsrepo.store.temporary import make_directory
 from cfsrepo.system import linux
+from cfsrepo.system.closing import Closing
 
 _TURNSTILE: Final = f"{PRIVATE_DIRECTORY}/turnstile"
 _TURNSTILE_WAIT: Final = 1.0  # seconds
 _TURNSTILE_POLL: Final = 0.005
 
 
-class Repository:
+class Repository(Closing):
     """An open repository; a context manager. Make one with `init` or `open`."""
 
     def __init__(self, path: str, fd: int, meta: RepositoryMeta, policy: VerityPolicy) -> None:
@@ -156,17 +156,6 @@ class Repository:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def release_lock(self) -> None:
         """Give the shared lock back, staying open: for a mount, which is kept by its pin."""

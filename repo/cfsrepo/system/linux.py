@@ -205,31 +205,6 @@ def unlock(fd: int) -> None:
     fcntl.flock(fd, fcntl.LOCK_UN)
 
 
-def take_read_lease(fd: int) -> None:
-    """fcntl(2) F_SETLEASE: a read lease on the file of ours behind the read-only `fd`.
-
-    EAGAIN where somebody has the file open for writing. Whoever opens it for writing or truncates
-    it from here on waits until the lease is dropped (or `fs.lease-break-time` seconds); we get
-    SIGURG then, which does nothing.
-    """
-    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-
-
-def has_read_lease(fd: int) -> bool:
-    """Whether the lease taken on `fd` holds, and nobody waits for its end."""
-    return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
-
-
-def drop_lease(fd: int) -> None:
-    """End a lease; one that the kernel has ended already is fine."""
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError as error:
-        if error.errno != errno.EAGAIN:
-            raise
-
-
 # --- processes -----------------------------------------------------------------------------------
 
 

@@ -21,10 +21,9 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
 from cfsrepo.errors import InputError, LimitError, SystemFailure, printable
 from cfsrepo.formats import metarecord
@@ -32,6 +31,7 @@ from cfsrepo.formats.metarecord import Meta
 from cfsrepo.formats.tree import Inode
 from cfsrepo.progress import Progress
 from cfsrepo.system import linux, pool
+from cfsrepo.system.closing import Closing
 
 RESOLVE: Final = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
 _STEP_MAX: Final = 4000  # bytes of a path that one system call takes
@@ -92,7 +92,7 @@ class _Files:
     entries: list[tuple[bytes, Inode]]
 
 
-class TreeWriter(AbstractContextManager["TreeWriter"]):
+class TreeWriter(Closing):
     """Writes one tree into the empty directory `path`, which is made if missing."""
 
     def __init__(self, path: str, contents: Contents) -> None:
@@ -107,16 +107,11 @@ class TreeWriter(AbstractContextManager["TreeWriter"]):
             raise InputError(f"{path}: the directory is not empty")
         os.fchmod(self.fd, 0o700)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        os.close(self.fd)
+    def close(self) -> None:
+        """Release the directory."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def write(
         self,

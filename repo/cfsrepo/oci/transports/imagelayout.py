@@ -10,8 +10,7 @@ import hashlib
 import os
 import platform as host
 import stat
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from cfsrepo.errors import DigestMismatchError, InputError, LimitError, NotFoundError
 from cfsrepo.oci.documents import (
@@ -25,6 +24,7 @@ from cfsrepo.oci.documents import (
     parse_index,
     parse_manifest,
 )
+from cfsrepo.system.closing import Closing
 
 _DEPTH_MAX = 8  # of indexes within indexes
 _CANDIDATES_MAX = 1024
@@ -50,7 +50,7 @@ def own_platform() -> Platform:
     return Platform("linux", *_ARCHITECTURES.get(machine, (machine, "")))
 
 
-class Blob:
+class Blob(Closing):
     """A blob being read once from its start, hashed and counted meanwhile. A context manager.
 
     `finish` after the last byte says whether it was the blob that was promised.
@@ -91,17 +91,6 @@ class Blob:
             os.close(self._fd)
             self._fd = -1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 class ImageSource(Protocol):
     """Where the blobs of an image come from."""
@@ -122,7 +111,7 @@ def read_document(source: ImageSource, descriptor: Descriptor) -> bytes:
     return b"".join(parts)
 
 
-class Layout:
+class Layout(Closing):
     """An image layout on disk, read only. A context manager."""
 
     def __init__(self, directory: str) -> None:
@@ -143,17 +132,6 @@ class Layout:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def open_blob(self, descriptor: Descriptor) -> Blob:
         """The blob of `descriptor`; NotFoundError, or InputError where its size is another."""

@@ -1,0 +1,42 @@
+"""File leases, fcntl(2): keeping others from opening a file, and asking whether anybody has it.
+
+A lease needs the owner of the file or CAP_LEASE, and a local file system: overlayfs, NFS and others
+refuse it with one of `REFUSED`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import signal
+from typing import Final
+
+REFUSED: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK}
+)
+"""The file is another's, or there are no leases here."""
+
+
+def take_read_lease(fd: int) -> None:
+    """F_SETLEASE: a read lease on the file of ours behind the read-only `fd`.
+
+    EAGAIN where somebody has the file open for writing. Whoever opens it for writing or truncates
+    it from here on waits until the lease is dropped (or `fs.lease-break-time` seconds); we get
+    SIGURG then, which does nothing.
+    """
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+
+
+def has_read_lease(fd: int) -> bool:
+    """Whether the lease taken on `fd` holds, and nobody waits for its end."""
+    return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
+
+
+def drop_lease(fd: int) -> None:
+    """End a lease; one that the kernel has ended already is fine."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        if error.errno != errno.EAGAIN:
+            raise
