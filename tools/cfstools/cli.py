@@ -1,140 +1,140 @@
-"""Entry point of `cfs`: options common to all commands, dispatch, and errors as one line.
+"""Entry point of `cfs`: find the command, run it, and print errors as one line.
 
-A command is a module in `cfstools.commands` with
-
-    def add_arguments(parser: argparse.ArgumentParser) -> None
-    def run(args: argparse.Namespace) -> int        # exit code
-
-and a row in `COMMANDS`. Only the module of the command that was asked for is imported, so that a
-small command starts fast.
+Only the module of the command that was asked for is imported, so that a small command starts fast.
+`cfstools.options` says what there is to parse.
 """
 
 from __future__ import annotations
 
-import argparse
 import errno
 import importlib
 import os
 import signal
 import sys
-import traceback
+from collections.abc import Callable
 
 from cfsrepo import errors
-from cfsrepo.errors import CfsError, printable
+from cfsrepo.errors import CfsError, UsageError, printable
+from cfstools.options import catalogue, parser
 
-# command -> (module, one-line help), in the order of the help text
-COMMANDS: dict[str, tuple[str, str]] = {
-    "init": ("init", "make a new repository"),
-    "pull": ("pull", "pull an OCI image into the repository"),
-    "images": ("images", "list the images of the repository"),
-    "inspect": ("inspect", "show what is known of an image"),
-    "tag": ("tag", "give an image another name"),
-    "untag": ("untag", "remove a name of an image"),
-    "pin": ("pin", "keep an image whatever happens to its names; list pins"),
-    "unpin": ("unpin", "take a pin off again"),
-    "gc": ("gc", "remove what no name, pin or mount needs"),
-    "fsck": ("fsck", "check the repository, and repair it"),
-    "du": ("du", "show what images cost and share"),
-    "diff": ("diff", "compare two images or directories"),
-    "clone": ("clone", "copy images to another repository"),
-    "verity": ("verity", "show or enable the kernel's protection (fs-verity)"),
-    "info": ("info", "show what the repository is"),
-    "ls": ("ls", "list files of an image"),
-    "cat": ("cat", "print a file of an image"),
-    "mount": ("mount", "mount an image without root"),
-    "umount": ("umount", "unmount"),
-    "mounts": ("mounts", "list the mounts of images"),
-    "checkout": ("checkout", "make an ordinary directory of an image, to edit without root"),
-    "commit": ("commit", "make an image of such a directory"),
-    "unpack": ("unpack", "make such a directory of layers"),
-    "meta": ("meta", "show, change, check the owners and rights that files of it have"),
-    "dump": ("dump", "print an image as composefs-dump(5) text"),
-    "import-dump": ("import_dump", "make an image from composefs-dump(5) text"),
-    "mkcomposefs": ("mkcomposefs", "make an image file: composefs's program of that name"),
-    "composefs-info": ("composefs_info", "look into image files: composefs's program of that name"),
-}
-# Commands that take the arguments of the programs they are named after, and are these programs when
-# `cfs` is called by their names. Their modules have, besides, `main(argv, prog) -> int`.
-TOOLS = ("mkcomposefs", "composefs-info")
-
-
-def make_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser of the whole command line; arguments of `command` only (None: of all)."""
-    parser = argparse.ArgumentParser(
-        prog="cfs",
-        description="OCI images stored once, content-addressed by fs-verity digest, "
-        "mounted without root or by the kernel.",
-    )
-    parser.add_argument(
-        "--repo",
-        metavar="DIR",
-        help="the repository (default: $CFS_REPO, else cfsfuse/repository in $XDG_DATA_HOME)",
-    )
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more")
-    parser.add_argument("--debug", action="store_true", help="show a traceback on errors")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (module, summary) in COMMANDS.items():
-        sub = subparsers.add_parser(name, help=summary, description=summary)
-        if command is None or command == name:
-            importlib.import_module(f"cfstools.commands.{module}").add_arguments(sub)
-    return parser
-
-
-def _named_command(argv: list[str]) -> str | None:
-    """The command that `argv` asks for, found without a parser; None where none is named."""
-    return next((word for word in argv if word in COMMANDS), None)
+_DISTRIBUTION = "cfsfuse"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `cfs argv`; returns the exit code. Never raises for what a user can cause."""
     # A reader that goes away (`cfs ls | head`) ends us as it ends any Unix tool.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    _open_standard_streams()
     if argv is None:
         argv = sys.argv[1:]
-        if (program := os.path.basename(sys.argv[0])) in TOOLS:
-            return _run_tool(program, argv, program, debug=False)
-    command = _named_command(argv)
-    if command in TOOLS:
-        at = argv.index(command)
-        before = make_parser(command).parse_args(argv[: at + 1])
-        return _run_tool(command, argv[at + 1 :], f"cfs {command}", debug=before.debug)
-    args = make_parser(command).parse_args(argv)
-    module = importlib.import_module(f"cfstools.commands.{COMMANDS[args.command][0]}")
+        if (program := os.path.basename(sys.argv[0])) in catalogue.PROGRAMS:
+            return _run_program(program, argv, program, debug=False)
     try:
-        code: int = module.run(args)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("cfs: interrupted", file=sys.stderr)
-        return errors.EXIT_INTERRUPTED
-    except (CfsError, OSError) as error:
-        if args.debug:
-            traceback.print_exc()
+        line = parser.split(argv)
+    except CfsError as error:
         return report(error)
-    except Exception as error:  # noqa: BLE001 - the last line of defence: a defect, said as one
-        if args.debug:
-            traceback.print_exc()
-        text = printable(f"{type(error).__name__}: {error}")
-        print(f"cfs: defect in the program: {text} (--debug shows where)", file=sys.stderr)
-        return errors.EXIT_DEFECT
+    given = {option.attribute for option, _ in line.given}
+    if line.command in catalogue.PROGRAMS and not given & {"help", "version"}:
+        prog = f"cfs {line.command}"
+        return _run_program(line.command, line.words, prog, debug="debug" in given)
+    return _guarded(lambda: _run(line), debug="debug" in given or "--debug" in line.words)
+
+
+def _run(line: parser.Line) -> int:
+    """Parse the rest of the line and run its command."""
+    given = {option.attribute for option, _ in line.given}
+    if "version" in given:
+        return _print_version()
+    if line.command in ("", "help"):
+        return _help(line, asked="help" in given or line.command == "help")
+    if line.command not in catalogue.SUMMARIES:
+        hint = "'cfs help' lists the commands"
+        raise parser.unknown("unknown command", line.command, catalogue.SUMMARIES, hint)
+    command = catalogue.command(line.command)
+    args = parser.parse(command, line)
+    if args.version:
+        return _print_version()
+    if args.help:
+        from cfstools.options import helptext
+
+        chosen = next((action for action in command.actions if action.name == args.action), None)
+        if chosen is None:
+            text = helptext.of_command(command)
+        else:
+            text = helptext.of_command(chosen, f"cfs {command.name}")
+        sys.stdout.write(text)
+        return errors.EXIT_OK
+    module = importlib.import_module(catalogue.module_name(line.command))
+    code: int = module.run(args)
     return code
 
 
-def _run_tool(name: str, argv: list[str], prog: str, *, debug: bool) -> int:
-    """Run one of `TOOLS`, under the name `prog`. Its exit status is the C tool's: 1 for any error.
+def _help(line: parser.Line, *, asked: bool) -> int:
+    """`cfs help [COMMAND]`; the same on stderr, as wrong usage, where no command was given."""
+    from cfstools.options import helptext
 
-    The options of that tool are its own: they are not parsed here.
+    words = [word for word in line.words if word not in ("-h", "--help")]
+    if not asked:
+        raise UsageError("no command", hint="'cfs help' lists the commands")
+    if not words:
+        sys.stdout.write(helptext.overview())
+        return errors.EXIT_OK
+    name = words[0]
+    if name not in catalogue.SUMMARIES:
+        hint = "'cfs help' lists the commands"
+        raise parser.unknown("unknown command", name, catalogue.SUMMARIES, hint)
+    sys.stdout.write(helptext.of_command(catalogue.command(name)))
+    return errors.EXIT_OK
+
+
+def _print_version() -> int:
+    from importlib.metadata import version
+
+    print(f"cfs {version(_DISTRIBUTION)}")
+    return errors.EXIT_OK
+
+
+def _run_program(name: str, argv: list[str], prog: str, *, debug: bool) -> int:
+    """Run one of composefs's programs, as `prog`. Its exit status is the C tool's: 1 for any error.
+
+    The options of that program are its own: they are not parsed here.
     """
-    module = importlib.import_module(f"cfstools.commands.{COMMANDS[name][0]}")
+
+    def run() -> int:
+        code: int = importlib.import_module(catalogue.module_name(name)).main(argv, prog)
+        return code
+
+    return _guarded(run, debug=debug, prog=prog, failed=1)
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+def _guarded(
+    run: Callable[[], int], *, debug: bool, prog: str = "cfs", failed: int | None = None
+) -> int:
+    """What `run` returns; its exceptions as a line on stderr and an exit code.
+
+    `failed` is the exit code of all expected errors, where it is not the error's own.
+    """
     try:
-        code: int = module.main(argv, prog)
+        code = run()
         sys.stdout.flush()
     except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
         return errors.EXIT_INTERRUPTED
     except (CfsError, OSError) as error:
         if debug:
-            traceback.print_exc()
-        report(error, prog)
-        return 1
+            _print_traceback()
+        _drop_output()
+        code = report(error, prog)
+        return code if failed is None else failed
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a defect, said as one
+        if debug:
+            _print_traceback()
+        text = printable(f"{type(error).__name__}: {error}")
+        print(f"{prog}: defect in the program: {text} (--debug shows where)", file=sys.stderr)
+        return errors.EXIT_DEFECT
     return code
 
 
@@ -154,3 +154,36 @@ def report(error: CfsError | OSError, prog: str = "cfs") -> int:
 
 def _is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _print_traceback() -> None:
+    import traceback  # slow to import, and seldom needed
+
+    traceback.print_exc()
+
+
+# --- standard streams ----------------------------------------------------------------------------
+
+
+def _open_standard_streams() -> None:
+    """Fill the places of standard streams that the caller closed (`cfs images >&-`).
+
+    Else the next file that is opened, one of the repository perhaps, would get the descriptor that
+    everything is printed to. Output then fails with EBADF, since nothing can be written to what was
+    opened for reading; input reads as empty, and messages go nowhere.
+    """
+    places = (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY))
+    for fd, (name, flags) in enumerate(places):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, flags)
+            if opened != fd:  # the descriptor is in use, by whoever started this interpreter
+                os.close(opened)
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))
+
+
+def _drop_output() -> None:
+    """Forget what could not be written to standard output: the interpreter would try again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")

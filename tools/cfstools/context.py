@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 
 from cfsrepo.store.repository import Repository
+from cfstools.options import Arguments
 
 
 def default_repository() -> str:
@@ -16,11 +16,11 @@ def default_repository() -> str:
     return os.path.join(data, "cfsfuse", "repository")
 
 
-def repository_path(args: argparse.Namespace) -> str:
+def repository_path(args: Arguments) -> str:
     """The path of the repository that `args` name."""
     return args.repo or default_repository()
 
 
-def open_repository(args: argparse.Namespace, *, check_policy: bool = True) -> Repository:
+def open_repository(args: Arguments, *, check_policy: bool = True) -> Repository:
     """Open the repository that `args` name; the caller closes it (a context manager)."""
     return Repository.open(repository_path(args), check_policy=check_policy)

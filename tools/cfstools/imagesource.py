@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,23 +9,12 @@ from contextlib import contextmanager
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.images import names
 from cfsrepo.images.location import ImageSource, map_file
+from cfstools.options import Arguments
 
-__all__ = ["ImageSource", "add_arguments", "find", "opened"]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """IMAGE, and `--objects` for an image that is in no repository."""
-    parser.add_argument(
-        "image", metavar="IMAGE", help="name, tag, OCI digest or image id (or a unique prefix)"
-    )
-    parser.add_argument(
-        "--objects",
-        metavar="DIR",
-        help="IMAGE is the path of an image file, its objects are below DIR (no repository)",
-    )
+__all__ = ["ImageSource", "find", "opened"]
 
 
-def find(args: argparse.Namespace) -> ImageSource:
+def find(args: Arguments) -> ImageSource:
     """The image that `args` name. Raises `NotFoundError`, `RepositoryError`."""
     if args.objects is not None:
         return ImageSource(

@@ -5,7 +5,6 @@ What `cfs mount` does for root unless `--fuse`, or an option that only a FUSE mo
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -35,11 +34,12 @@ from cfsrepo.system.processes import boot_id
 from cfstools import kernelrequest
 from cfstools.context import open_repository
 from cfstools.kernelrequest import Helper, Request
+from cfstools.options import Arguments
 
 _HELPER = "mount.composefs"
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     """`cfs mount` by the kernel."""
     request = kernelrequest.from_arguments(args)
     if request.repository is not None:

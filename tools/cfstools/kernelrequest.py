@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from cfsfuse.options import is_ignored, split
 from cfsrepo.errors import UsageError
 from cfsrepo.kernel import kernelmount
 from cfsrepo.kernel.kernelmount import Upper
+from cfstools.options import Arguments
 
 
 class Helper(StrEnum):
@@ -68,47 +68,7 @@ _FUSE_KEYS: Final = frozenset(
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of a kernel mount, in a group of their own, and `--fuse`."""
-    parser.add_argument(
-        "--fuse", action="store_true", help="mount by FUSE, the default for all users but root"
-    )
-    group = parser.add_argument_group("kernel mount (root)")
-    group.add_argument(
-        "--kernel", action="store_true", help="mount by the kernel, the default for root"
-    )
-    group.add_argument(
-        "--require-verity",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="the kernel compares every file with the image by fs-verity; default: on where the "
-        "repository's policy is 'require' or the image file has fs-verity",
-    )
-    group.add_argument(
-        "--digest",
-        metavar="HEX",
-        help="refuse an image with another id than this; implies --require-verity",
-    )
-    group.add_argument(
-        "--rw", action="store_true", help="writable; changes are in memory and go with the mount"
-    )
-    group.add_argument(
-        "--upper", metavar="DIR", help="writable; changes are kept in DIR (with --work)"
-    )
-    group.add_argument(
-        "--work", metavar="DIR", help="an empty directory on the file system of --upper"
-    )
-    group.add_argument(
-        "--read-only", action="store_true", help="with --upper: show the changes, take no new ones"
-    )
-    group.add_argument(
-        "--helper",
-        choices=[str(helper) for helper in Helper],
-        help="what makes the mount: builtin (auto), or the C program mount.composefs",
-    )
-
-
-def wanted(args: argparse.Namespace) -> bool:
+def wanted(args: Arguments) -> bool:
     """Whether `args` ask for a kernel mount. `UsageError` for options that exclude each other."""
     words = [word.partition("=")[0] for word in split(args.options)]
     fuse = [name for name, given in _fuse_flags(args) if given]
@@ -123,21 +83,21 @@ def wanted(args: argparse.Namespace) -> bool:
     return bool(kernel) or (not fuse and os.geteuid() == 0)
 
 
-def _fuse_flags(args: argparse.Namespace) -> Iterator[tuple[str, bool]]:
+def _fuse_flags(args: Arguments) -> Iterator[tuple[str, bool]]:
     for name in ("fuse", "foreground", "enforce_permissions"):
         yield f"--{name.replace('_', '-')}", getattr(args, name)
     for name in ("objects", "verify", "uid", "gid", "subdir", "engine", "log"):
         yield f"--{name}", getattr(args, name) is not None
 
 
-def _kernel_flags(args: argparse.Namespace) -> Iterator[tuple[str, bool]]:
+def _kernel_flags(args: Arguments) -> Iterator[tuple[str, bool]]:
     for name in ("kernel", "rw", "read_only"):
         yield f"--{name.replace('_', '-')}", getattr(args, name)
     for name in ("require_verity", "digest", "upper", "work", "helper"):
         yield f"--{name.replace('_', '-')}", getattr(args, name) is not None
 
 
-def from_arguments(args: argparse.Namespace) -> Request:
+def from_arguments(args: Arguments) -> Request:
     """The request of `cfs mount`; flags win over `-o`. Raises `UsageError`."""
     request = Request()
     for word in split(args.options):

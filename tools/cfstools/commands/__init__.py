@@ -1,1 +1,1 @@
-"""One module a subcommand of `cfs`; see `cfstools.cli.COMMANDS`."""
+"""One module for each command of `cfs`; `cfstools.options` declares what they take."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import stat
 import sys
@@ -12,18 +11,12 @@ from cfsrepo.images.contents import Buffer
 from cfsrepo.images.verified import ObjectDirectory
 from cfsrepo.images.view import ImageView
 from cfstools import imagesource
+from cfstools.options import Arguments
 
 _CHUNK = 1 << 20
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    imagesource.add_arguments(parser)
-    parser.add_argument(
-        "path", metavar="PATH", nargs="+", help="a regular file; symlinks are followed"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     source = imagesource.find(args)
     sys.stdout.flush()
     with imagesource.opened(source) as image:

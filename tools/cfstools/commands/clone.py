@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
@@ -12,6 +11,7 @@ from cfsrepo.images import names
 from cfsrepo.store.objects import Ways
 from cfsrepo.store.repository import Repository
 from cfsrepo.upkeep.clone import clone
+from cfstools.options import Arguments
 from cfstools.progressbar import progress_for
 
 _SHARING = {
@@ -22,29 +22,7 @@ _SHARING = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="a repository")
-    parser.add_argument(
-        "target", metavar="DST", help="another one, made with the same algorithm if missing"
-    )
-    parser.add_argument(
-        "images", metavar="IMAGE", nargs="*", help="these only (default: all with a name)"
-    )
-    parser.add_argument(
-        "--share",
-        choices=list(_SHARING),
-        default="auto",
-        help="how files may share their data: reflink, else hard link, else copied (auto); "
-        "what the file system cannot do is copied",
-    )
-    parser.add_argument(
-        "--verity",
-        choices=[str(policy) for policy in VerityPolicy],
-        help="policy of a target that is made (default: the source's)",
-    )
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     if os.path.realpath(args.source) == os.path.realpath(args.target):
         raise UsageError(f"{args.target}: is the source itself")
     with Repository.open(args.source) as source:
@@ -62,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _open_target(args: argparse.Namespace, source: Repository) -> Repository:
+def _open_target(args: Arguments, source: Repository) -> Repository:
     if os.path.exists(os.path.join(args.target, "meta.json")):
         return Repository.open(args.target)
     policy = VerityPolicy(args.verity) if args.verity else source.policy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from typing import Final
@@ -13,41 +12,13 @@ from cfsrepo.oci.merge import XattrMode
 from cfsrepo.progress import Progress
 from cfsrepo.worktree.baretree import CommittedImage, Worktree
 from cfstools.context import open_repository
+from cfstools.options import Arguments
 from cfstools.progressbar import progress_for
 
 _REPLACE: Final = "do not edit them in place, replace or remove them"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `cfs commit`."""
-    parser.add_argument("directory", metavar="DIR", help="what `cfs checkout` or `unpack` made")
-    parser.add_argument("name", metavar="NAME", nargs="?", help="what to call the image")
-    parser.add_argument(
-        "--base",
-        metavar="IMAGE",
-        help="files without a record have the owner and rights of the same path in IMAGE",
-    )
-    parser.add_argument(
-        "--oci",
-        action="store_true",
-        help="make an OCI image: the layers of --base and one with the difference",
-    )
-    parser.add_argument(
-        "--xattrs",
-        choices=[mode.value for mode in XattrMode],
-        default=XattrMode.OCI.value,
-        help="with --oci: extended attributes that the image keeps, as with `cfs pull`",
-    )
-    parser.add_argument(
-        "--adopt",
-        action="store_true",
-        help="make files of DIR that have a record objects of the repository by hard links instead "
-        "of copying them; they must not be edited in place afterwards, only replaced or removed",
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     """Commit; prints the image's id and name."""
     progress = progress_for(sys.stderr)
     try:
@@ -80,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _commit(args: argparse.Namespace, progress: Progress) -> CommittedImage:
+def _commit(args: Arguments, progress: Progress) -> CommittedImage:
     with open_repository(args) as repo:
         if not args.oci:
             tree = Worktree(args.directory)

@@ -5,7 +5,6 @@ Also the program itself, when `cfs` is called `composefs-info`.
 
 from __future__ import annotations
 
-import argparse
 import getopt
 import os
 import re
@@ -27,10 +26,6 @@ USAGE = "usage: {prog} [--basedir=path] [ls|objects|dump|missing-objects|measure
 
 _FLUSH = 4096
 _EXCEPT_SPACE = re.compile(rb"[^ ]+")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("arguments", nargs="*", help="as composefs-info(1) has them")
 
 
 def main(argv: list[str], prog: str = "composefs-info") -> int:

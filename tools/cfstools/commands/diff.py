@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -15,19 +14,12 @@ from cfsrepo.images import names
 from cfsrepo.images.diff import Change, Difference, DirectoryTree, Entry, ImageTree, Tree, compare
 from cfsrepo.store.repository import Repository
 from cfstools.context import open_repository
+from cfstools.options import Arguments
 
 _SIGN = {Change.ADDED: "A", Change.REMOVED: "D", Change.CHANGED: "M"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first", metavar="A", help="an image, or a directory (with a '/' in it)")
-    parser.add_argument("second", metavar="B", help="another one")
-    parser.add_argument("path", metavar="PATH", nargs="?", default="/", help="only from here on")
-    parser.add_argument("--json", action="store_true", help="print a JSON object a line")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing, exit 0 or 1")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     different = False
     with contextlib.ExitStack() as stack:
         repository: Repository | None = None

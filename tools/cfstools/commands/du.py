@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 from cfsrepo.images import names
 from cfsrepo.upkeep.du import ImageUsage, Usage, usage
 from cfstools.context import open_repository
+from cfstools.options import Arguments
 from cfstools.table import amount, print_table
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", metavar="IMAGE", nargs="*", help="only these (default: all)")
-    parser.add_argument("--json", action="store_true", help="print a JSON object, sizes in bytes")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     with open_repository(args) as repository:
         wanted = {names.resolve(repository, name).image_id for name in args.images}
         result = usage(repository)

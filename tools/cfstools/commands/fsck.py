@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
@@ -12,40 +11,14 @@ from cfsrepo.upkeep import fsck
 from cfsrepo.upkeep.findings import Checked, Need, Problem
 from cfsrepo.upkeep.repair import Repaired, repair
 from cfstools.context import open_repository
+from cfstools.options import Arguments
 from cfstools.progressbar import progress_for
 from cfstools.table import amount
 
 _PATHS_SHOWN = 5
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "images", metavar="IMAGE", nargs="*", help="check what these need (default: everything)"
-    )
-    parser.add_argument("--json", action="store_true", help="print a JSON object")
-    depth = parser.add_mutually_exclusive_group()
-    depth.add_argument(
-        "--metadata-only", action="store_true", help="do not read the content of files"
-    )
-    depth.add_argument(
-        "--deep", action="store_true", help="read files too that the kernel protects"
-    )
-    parser.add_argument(
-        "--repair",
-        action="store_true",
-        help="make again what is damaged or missing, move to quarantine what cannot be",
-    )
-    parser.add_argument(
-        "--from",
-        dest="sources",
-        metavar="SOURCE",
-        action="append",
-        default=[],
-        help="for --repair: oci:DIR[:REF] or another repository; can be given several times",
-    )
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     if args.sources and not args.repair:
         raise UsageError("--from is for --repair")
     progress = progress_for(sys.stderr)

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
 from cfsrepo.upkeep.gc import Collected, collect
 from cfstools.context import open_repository
+from cfstools.options import Arguments
 from cfstools.progressbar import progress_for
 from cfstools.table import amount
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-n", "--dry-run", action="store_true", help="say what would be removed, remove nothing"
-    )
-    parser.add_argument("--json", action="store_true", help="print a JSON object")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     with open_repository(args) as repository:
         result = collect(repository, dry_run=args.dry_run, progress=progress_for(sys.stderr))
     if args.json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
@@ -11,17 +10,13 @@ from cfsrepo.images import names
 from cfsrepo.images.imageinfo import ImageInfo, image_info
 from cfsrepo.images.names import ImageName
 from cfstools.context import open_repository
+from cfstools.options import Arguments
 from cfstools.table import amount, print_table
 
 _SHORT = 12  # hex digits of an id, of which any unique prefix will do
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print a JSON array")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print whole image ids only")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     with open_repository(args) as repository:
         images = names.list_images(repository)
         infos: list[tuple[ImageName, ImageInfo | None]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from cfsrepo.errors import InputError, NotFoundError
@@ -12,25 +11,10 @@ from cfsrepo.images.make import Maker, make_image
 from cfsrepo.store.objects import object_path
 from cfsrepo.store.repository import Repository
 from cfstools.context import open_repository
+from cfstools.options import Arguments
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="the dump; `-` is standard input")
-    parser.add_argument("name", metavar="NAME", help="name of the image in the repository")
-    parser.add_argument(
-        "--maker",
-        choices=[maker.value for maker in Maker],
-        default=Maker.AUTO.value,
-        help="who makes the image file; the result is the same (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--allow-missing",
-        action="store_true",
-        help="take the image even if objects that it needs are not in the repository (yet)",
-    )
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     if args.file == "-":
         root = read_dump(sys.stdin.buffer, "-")
     else:

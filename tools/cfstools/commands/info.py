@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 
@@ -14,13 +13,10 @@ from cfsrepo.store.repository import Repository
 from cfsrepo.system import linux, mounttable
 from cfsrepo.upkeep import veritymigration
 from cfstools.context import open_repository
+from cfstools.options import Arguments
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print a JSON object")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     with open_repository(args, check_policy=False) as repository:
         record = _record(repository)
     if args.json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
@@ -10,18 +9,11 @@ from cfsrepo.errors import NotFoundError
 from cfsrepo.images import names
 from cfsrepo.images.imageinfo import ImageInfo, image_info
 from cfstools.context import open_repository
+from cfstools.options import Arguments
 from cfstools.table import amount
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", help="name, tag, OCI digest or image id")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--json", action="store_true", help="everything as a JSON object")
-    what.add_argument("--manifest", action="store_true", help="the OCI manifest, byte for byte")
-    what.add_argument("--config", action="store_true", help="the OCI config, byte for byte")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     with open_repository(args) as repository:
         info = image_info(repository, names.resolve(repository, args.image))
         tags = sorted(

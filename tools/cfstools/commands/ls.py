@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import stat
@@ -15,20 +14,10 @@ from cfsrepo.formats.erofs.reader import InodeInfo
 from cfsrepo.images.verified import ObjectDirectory
 from cfsrepo.images.view import ImageView
 from cfstools import imagesource
+from cfstools.options import Arguments
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    imagesource.add_arguments(parser)
-    parser.add_argument("path", metavar="PATH", nargs="?", default="/", help="default: /")
-    parser.add_argument(
-        "-l", "--long", action="store_true", help="mode, links, owner, size, time too"
-    )
-    parser.add_argument("-d", "--directory", action="store_true", help="a directory itself")
-    parser.add_argument("-R", "--recursive", action="store_true", help="everything below, as paths")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     source = imagesource.find(args)
     with imagesource.opened(source) as image:
         view = ImageView(image, ObjectDirectory(source.object_dir, merkle=source.merkle_dir))
@@ -56,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _show(view: ImageView, name: bytes, nid: int, args: argparse.Namespace) -> None:
+def _show(view: ImageView, name: bytes, nid: int, args: Arguments) -> None:
     inode = view.attributes(nid)
     if args.json:
         line = json.dumps(_record(view, name, nid, inode))

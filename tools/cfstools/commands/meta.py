@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import os
 import re
 import stat
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 from cfsrepo.errors import EXIT_FOUND, CfsError, UsageError, printable
 from cfsrepo.formats.escape import escape, escape_xattr
 from cfsrepo.formats.metarecord import Meta
 from cfsrepo.worktree import recordedit
 from cfsrepo.worktree.recordedit import Changes
+from cfstools.options import Arguments
 
 _TYPES = {
     "file": stat.S_IFREG,
@@ -27,54 +29,21 @@ _TYPES = {
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `cfs meta`."""
-    actions = parser.add_subparsers(dest="action", metavar="show|set|check", required=True)
-    show = actions.add_parser("show", help="print records, a line a file")
-    show.add_argument("-r", "--recursive", action="store_true", help="and of all that is below")
-    show.add_argument("files", metavar="FILE", nargs="+")
-
-    change = actions.add_parser("set", help="change records, or give files one")
-    change.add_argument("--mode", type=_mode, help="permission bits, octal: 4755")
-    change.add_argument("--uid", type=_id)
-    change.add_argument("--gid", type=_id)
-    change.add_argument("--type", choices=list(_TYPES), help="what the file stands for")
-    change.add_argument(
-        "--device", metavar="MAJOR:MINOR", type=_device, help="with --type=char or block"
-    )
-    change.add_argument("--mtime", metavar="SECONDS[.FRACTION]", type=_time)
-    change.add_argument(
-        "--xattr",
-        metavar="NAME=VALUE",
-        type=_xattr,
-        action="append",
-        default=[],
-        help="an extended attribute; VALUE is text, 0xHEX or 0sBASE64, as setfattr has it",
-    )
-    change.add_argument(
-        "--remove-xattr", metavar="NAME", type=os.fsencode, action="append", default=[]
-    )
-    change.add_argument("files", metavar="FILE", nargs="+")
-
-    check = actions.add_parser("check", help="look for records that are damaged or do not fit")
-    check.add_argument("directory", metavar="DIR")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     """Do what `args.action` says."""
     if args.action == "show":
         return _show(args)
     if args.action == "check":
         return _check(args)
-    xattrs: dict[bytes, bytes | None] = dict(args.xattr)
-    xattrs.update(dict.fromkeys(args.remove_xattr))
+    xattrs: dict[bytes, bytes | None] = dict(_xattr(text) for text in args.xattr)
+    xattrs.update(dict.fromkeys(os.fsencode(name) for name in args.remove_xattr))
     changes = Changes(
-        mode=args.mode,
-        kind=None if args.type is None else _TYPES[args.type],
-        uid=args.uid,
-        gid=args.gid,
-        rdev=args.device,
-        mtime=args.mtime,
+        mode=_converted(_mode, args.mode),
+        kind=_converted(_TYPES.__getitem__, args.type),
+        uid=_converted(_id, args.uid),
+        gid=_converted(_id, args.gid),
+        rdev=_converted(_device, args.device),
+        mtime=_converted(_time, args.mtime),
         xattrs=xattrs,
     )
     if changes == Changes():
@@ -84,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _show(args: argparse.Namespace) -> int:
+def _show(args: Arguments) -> int:
     code = 0
     for path in _files(args.files, args.recursive):
         try:
@@ -125,7 +94,7 @@ def _line(record: Meta) -> str:
     return " ".join(words)
 
 
-def _check(args: argparse.Namespace) -> int:
+def _check(args: Arguments) -> int:
     code = 0
     for path, what in recordedit.check_records(args.directory):
         print(f"{printable(path)}: {what}")
@@ -136,29 +105,37 @@ def _check(args: argparse.Namespace) -> int:
 # -- values of options ----------------------------------------------------------------------------
 
 
+_Value = TypeVar("_Value")
+
+
+def _converted(convert: Callable[[str], _Value], text: str | None) -> _Value | None:
+    """The value of an option that may not be given."""
+    return None if text is None else convert(text)
+
+
 def _mode(text: str) -> int:
     if not re.fullmatch("[0-7]{1,4}", text):
-        raise argparse.ArgumentTypeError(f"no permission bits in octal: {text}")
+        raise UsageError(f"--mode {text}: not permission bits in octal")
     return int(text, 8)
 
 
 def _id(text: str) -> int:
     if not re.fullmatch("[0-9]{1,10}", text) or int(text) > 0xFFFFFFFF:
-        raise argparse.ArgumentTypeError(f"no id: {text}")
+        raise UsageError(f"{text}: not a user or group id")
     return int(text)
 
 
 def _device(text: str) -> int:
     match = re.fullmatch("([0-9]{1,4}):([0-9]{1,7})", text)
     if match is None or int(match[1]) >= 1 << 12 or int(match[2]) >= 1 << 20:
-        raise argparse.ArgumentTypeError(f"no device number: {text}")
+        raise UsageError(f"--device {text}: not a device number")
     return os.makedev(int(match[1]), int(match[2]))
 
 
 def _time(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(-?)([0-9]{1,18})(?:\.([0-9]{1,9}))?", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"no time in seconds: {text}")
+        raise UsageError(f"--mtime {text}: not a time in seconds")
     time = int(match[2]) * 1_000_000_000 + int((match[3] or "").ljust(9, "0"))
     return divmod(-time if match[1] else time, 1_000_000_000)
 
@@ -166,7 +143,7 @@ def _time(text: str) -> tuple[int, int]:
 def _xattr(text: str) -> tuple[bytes, bytes]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise argparse.ArgumentTypeError(f"no NAME=VALUE: {text}")
+        raise UsageError(f"--xattr {text}: not of the form NAME=VALUE")
     try:
         if value.startswith("0x"):
             data = bytes.fromhex(value[2:])
@@ -175,5 +152,5 @@ def _xattr(text: str) -> tuple[bytes, bytes]:
         else:
             data = os.fsencode(value)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{name}: {error}") from error
+        raise UsageError(f"--xattr {name}: {error}") from error
     return os.fsencode(name), data

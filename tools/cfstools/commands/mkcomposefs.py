@@ -8,7 +8,6 @@ tree (`cfs checkout`, `cfs unpack`) is taken for what its records say.
 
 from __future__ import annotations
 
-import argparse
 import getopt
 import os
 import stat
@@ -67,10 +66,6 @@ class _Options:
     min_version: int = 0
     max_version: int = 1
     threads: int = 1
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("arguments", nargs="*", help="as mkcomposefs(1) has them")
 
 
 def main(argv: list[str], prog: str = "mkcomposefs") -> int:

@@ -2,72 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from dataclasses import replace
 
 from cfsfuse import daemon, logfile, mounts
 from cfsfuse import options as mount_options
 from cfsfuse.daemon import Ready
-from cfsfuse.options import Engine, MountOptions
-from cfsrepo.images.verified import Verify
+from cfsfuse.options import MountOptions
 from cfstools import imagesource, kernelmounting, kernelrequest
+from cfstools.options import Arguments
 
 _TIMEOUT = 60.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    imagesource.add_arguments(parser)
-    parser.add_argument("dir", metavar="DIR", help="an empty directory of yours to mount on")
-    parser.add_argument(
-        "--foreground", action="store_true", help="serve in this process, log to stderr"
-    )
-    parser.add_argument(
-        "--verify",
-        choices=[str(choice) for choice in Verify],
-        help="who checks each object's digest: the kernel where it can, else cfs (auto, the "
-        "default); always cfs; or nobody",
-    )
-    parser.add_argument(
-        "--enforce-permissions",
-        action="store_true",
-        help="let the kernel check owner and mode, instead of showing everything to you",
-    )
-    parser.add_argument("--uid", metavar="N", help="show everything as owned by this user id")
-    parser.add_argument("--gid", metavar="N", help="show everything as owned by this group id")
-    parser.add_argument(
-        "--idmap",
-        metavar="[u:|g:]IMAGE:MOUNT:COUNT,...",
-        help="show ids from IMAGE on as ids from MOUNT on, others as 65534; a kernel mount also "
-        "takes a user namespace, as a process id or /proc/PID/ns/user",
-    )
-    parser.add_argument("--subdir", metavar="PATH", help="this directory of the image is the root")
-    parser.add_argument(
-        "--engine",
-        choices=[str(choice) for choice in Engine],
-        help="which FUSE server: direct (the default; needs no open requests) or pyfuse3",
-    )
-    parser.add_argument(
-        "--log",
-        metavar="FILE",
-        help="log of the server (default: /var/log/cfsfuse.log for root, else "
-        "cfsfuse/cfsfuse.log in $XDG_STATE_HOME)",
-    )
-    parser.add_argument(
-        "-o",
-        dest="options",
-        metavar="OPTION,...",
-        action="append",
-        default=[],
-        help="options as in fstab: allow_other, allow_root, suid, dev, noexec, and those above as "
-        "verify=, uid=, gid=, idmap=, subdir=, engine=, repo=, enforce_permissions; of a kernel "
-        "mount nosuid, nodev, noexec, rw, memory, verity, noverity, digest=, upperdir=, workdir=, "
-        "helper=",
-    )
-    kernelrequest.add_arguments(parser)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     if kernelrequest.wanted(args):
         return kernelmounting.run(args)
     options = _options(args)
@@ -96,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _options(args: argparse.Namespace) -> MountOptions:
+def _options(args: Arguments) -> MountOptions:
     """The choices of the command line; flags win over `-o`."""
     options = mount_options.parse(args.options)
     flags = [

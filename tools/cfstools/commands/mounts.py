@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -11,13 +10,10 @@ from typing import Any
 from cfsfuse import mounts, records
 from cfsrepo.errors import printable
 from cfsrepo.system.mounttable import Mount
+from cfstools.options import Arguments
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     servers = {record.mount_point: record for record in records.records()}
     rows = []
     for mount in mounts.our_mounts():

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-
 from cfsrepo.images import names
 from cfsrepo.store import pins
 from cfstools.context import open_repository
+from cfstools.options import Arguments
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", nargs="?", help="none: list the pins")
-    parser.add_argument("--reason", default="", help="why, for whoever finds the pin")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     with open_repository(args) as repository:
         if args.image is not None:
             image = names.resolve(repository, args.image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import select
 
@@ -10,20 +9,13 @@ from cfsfuse import mounts, records
 from cfsrepo.errors import MountError, UsageError, printable
 from cfsrepo.system.mounttable import Mount
 from cfstools import kernelmounting
+from cfstools.options import Arguments
 
 # Seconds for a server to end after its mount is gone.
 _PATIENCE = 10.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dir", metavar="DIR", nargs="*", help="where it is mounted")
-    parser.add_argument("--all", action="store_true", help="all mounts of yours")
-    parser.add_argument(
-        "--lazy", action="store_true", help="detach now, end when nothing uses it any more"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     if bool(args.dir) == args.all:
         raise UsageError("give directories, or --all")
     if args.all:

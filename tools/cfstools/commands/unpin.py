@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-
 from cfsrepo.errors import NotFoundError
 from cfsrepo.images import names
 from cfsrepo.store import pins
 from cfsrepo.store.pins import PinKind
 from cfstools.context import open_repository
+from cfstools.options import Arguments
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "pin", metavar="PIN|IMAGE", help="a pin as 'cfs pin' lists it, or an image: all its pins"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     with open_repository(args) as repository:
         # The pins of mounts go with their mounts; taking one off would endanger its files.
         people = [pin for pin in pins.read(repository) if pin.kind is PinKind.PERSON]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
@@ -12,20 +11,11 @@ from cfsrepo.store.kernelverity import unsupported
 from cfsrepo.upkeep import veritymigration
 from cfsrepo.upkeep.veritymigration import Protection
 from cfstools.context import open_repository
+from cfstools.options import Arguments
 from cfstools.progressbar import progress_for
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "action",
-        choices=["status", "enable"],
-        help="status: ask the kernel about every object; "
-        "enable: protect every object in place, then require fs-verity from then on",
-    )
-    parser.add_argument("--json", action="store_true", help="print a JSON object")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: Arguments) -> int:
     with open_repository(args, check_policy=False) as repository:
         if args.action == "enable":
             found = veritymigration.enable(repository, progress=progress_for(sys.stderr))

@@ -1,0 +1,43 @@
+"""Options that all commands have, and arguments and options that several have."""
+
+from __future__ import annotations
+
+from cfstools.options import Argument, Option
+
+GLOBAL = (
+    Option(
+        ("--repo",),
+        "the repository (default: $CFS_REPO, else cfsfuse/repository in $XDG_DATA_HOME)",
+        value="DIR",
+        completes="directory",
+    ),
+    Option(("-q", "--quiet"), "print results and errors only, and of results the shortest form"),
+    Option(("-v", "--verbose"), "print more; may be repeated", repeated=True),
+    Option(("--debug",), "print a traceback with an error"),
+    Option(("-h", "--help"), "print this help"),
+    Option(("--version",), "print the version"),
+)
+
+IMAGE = Argument(
+    "image",
+    "IMAGE",
+    "name, tag, OCI digest or image id, whole or a unique prefix",
+    completes="image",
+)
+OBJECTS = Option(
+    ("--objects",),
+    "IMAGE is the path of an image file, its objects are below DIR; no repository is used",
+    value="DIR",
+    completes="directory",
+)
+JSON = Option(("--json",), "print JSON")
+XATTRS = Option(
+    ("--xattrs",),
+    "extended attributes to keep: 'oci' keeps security.capability only, which gives the same "
+    "image id as cfsctl; 'all' keeps whatever the layers have",
+    value="WHICH",
+    choices=("oci", "all"),
+    default="oci",
+)
+VERITY_POLICIES = ("require", "try", "off")
+ALGORITHMS = ("fsverity-sha256-12", "fsverity-sha512-12")
