@@ -39,14 +39,17 @@ _TRUSTED = 4  # index of `trusted.` in layout.XATTR_PREFIXES
 _Meaning = tuple[int, Pair | bytes | None, int]
 _HIDDEN, _TREE, _PAYLOAD, _DIGEST, _WHITEOUT = range(5)
 
+
+def _entry_head(name: bytes, value_size: int) -> bytes:
+    """An own entry of a `trusted.` xattr up to its value."""
+    rest = name.removeprefix(layout.XATTR_PREFIXES[_TRUSTED])
+    return layout.XATTR_ENTRY.pack(len(rest), _TRUSTED, value_size) + rest
+
+
 # What nearly every file in an object store has as its own xattrs, where its digest is sha256: the
 # two entries without the digest and the path, and the size of all.
-_NAME = layout.OVERLAY_METACOPY[len(layout.XATTR_PREFIXES[_TRUSTED]) :]
-_BEFORE_DIGEST = (
-    layout.XATTR_ENTRY.pack(len(_NAME), _TRUSTED, 36) + _NAME + layout.metacopy_value(bytes(32))[:4]
-)
-_NAME = layout.OVERLAY_REDIRECT[len(layout.XATTR_PREFIXES[_TRUSTED]) :]
-_BEFORE_PATH = layout.XATTR_ENTRY.pack(len(_NAME), _TRUSTED, 66) + _NAME + b"/"
+_BEFORE_DIGEST = _entry_head(layout.OVERLAY_METACOPY, 36) + layout.metacopy_value(bytes(32))[:4]
+_BEFORE_PATH = _entry_head(layout.OVERLAY_REDIRECT, 66) + b"/"
 _PATH_SIZE = 65  # xx/rest
 _DIGEST_AT = len(_BEFORE_DIGEST)
 _DIGEST_END = _DIGEST_AT + 32

@@ -8,7 +8,7 @@ of a million files costs the check of its superblock. The layout is that of
 An image may be damaged or hostile. Every access is checked against the buffer, sizes and counts are
 bounded by it, nothing recurses; damage is an `InputError` that names the image and the inode. What
 is checked is what is read: an image with a bad inode can be used around that inode. A directory may
-name any inode, its own parent too: who walks a whole tree must remember what he has seen.
+name any inode, its own parent too: who walks a whole tree must remember what it has seen.
 
 The buffer must not shrink while it is mapped (objects of a repository never do).
 """
@@ -20,16 +20,15 @@ import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from mmap import mmap
 from typing import NamedTuple, NoReturn
 
 from cfsrepo.errors import InputError
 from cfsrepo.formats.erofs import layout
+from cfsrepo.formats.erofs.directory import entry_name, find_entry, parse_entries
 from cfsrepo.formats.erofs.layout import (
     BLOCK_BITS,
     BLOCK_SIZE,
     COMPACT_SIZE,
-    DIRENT,
     DIRENT_SIZE,
     EXTENDED_SIZE,
     FILE_TYPES,
@@ -40,7 +39,6 @@ from cfsrepo.formats.erofs.layout import (
     LAYOUT_CHUNK_BASED,
     LAYOUT_FLAT_INLINE,
     LAYOUT_FLAT_PLAIN,
-    NAME_MAX,
     SLOT_BITS,
     XATTR_BODY,
     XATTR_BODY_SIZE,
@@ -48,8 +46,7 @@ from cfsrepo.formats.erofs.layout import (
     XATTR_ENTRY_SIZE,
     XATTR_PREFIXES,
 )
-
-Buffer = bytes | bytearray | memoryview | mmap
+from cfsrepo.formats.erofs.superblock import Buffer, read_superblock
 
 _SIZE_MAX = (1 << 63) - 1
 _LAYOUTS = frozenset({LAYOUT_FLAT_PLAIN, LAYOUT_FLAT_INLINE, LAYOUT_CHUNK_BASED})
@@ -104,69 +101,17 @@ class ErofsImage:
     def __init__(self, data: Buffer, name: str = "image") -> None:
         self.data = data
         self.name = name
+        superblock = read_superblock(data, name)
+        self.version = superblock.version  # of composefs: layout.VERSION_*
+        self.root_nid = superblock.root_nid
+        self.inode_count = superblock.inode_count
+        self.block_count = superblock.block_count
+        self._xattr_base = superblock.xattr_base
         self._length = len(data)
-        if self._length < layout.INODES_OFFSET:
-            self._damaged("too short for an EROFS image of composefs")
-        magic, header_version, self.flags, self.version = layout.HEADER.unpack_from(data, 0)
-        if magic != layout.COMPOSEFS_MAGIC:
-            self._damaged("no composefs header: not an image of composefs")
-        if header_version != layout.COMPOSEFS_HEADER_VERSION:
-            self._damaged(f"composefs header of unknown version {header_version}")
-        if self.version > layout.VERSION_COMPOSEFS_RS:
-            self._damaged(f"composefs version {self.version} is not known")
-        self.root_nid: int
-        self.inode_count: int
-        (
-            magic,
-            _checksum,
-            _compat,
-            block_bits,
-            extra_slots,
-            self.root_nid,
-            self.inode_count,
-            self.build_time_sec,
-            self.build_time_nsec,
-            self.block_count,
-            meta_block,
-            xattr_block,
-            _uuid,
-            _volume,
-            incompat,
-            compression,
-            extra_devices,
-            _devt_slotoff,
-            dir_block_bits,
-            prefix_count,
-            _prefix_start,
-            packed_nid,
-            _reserved,
-        ) = layout.SUPERBLOCK.unpack_from(data, layout.SUPERBLOCK_OFFSET)
-        if magic != layout.EROFS_MAGIC:
-            self._damaged("no EROFS superblock")
-        # Everything that composefs never uses is refused: no half-understood file systems.
-        if block_bits != BLOCK_BITS or dir_block_bits or extra_slots or meta_block:
-            self._damaged("EROFS geometry that composefs does not use")
-        if (
-            incompat & ~layout.FEATURE_INCOMPAT_CHUNKED
-            or compression
-            or extra_devices
-            or prefix_count
-            or packed_nid
-        ):
-            self._damaged("EROFS features that composefs does not use")
-        if self.block_count << BLOCK_BITS > self._length:
-            self._damaged(
-                f"cut short: {self.block_count << BLOCK_BITS} bytes long by its superblock, "
-                f"{self._length} in fact"
-            )
-        self._xattr_base = xattr_block << BLOCK_BITS
+        self._build_time_sec = superblock.build_time_sec
+        self._build_time_nsec = superblock.build_time_nsec
         if not stat.S_ISDIR(self.inode(self.root_nid).mode):
-            self._damaged("the root is not a directory")
-
-    @property
-    def has_acl(self) -> bool:
-        """Whether the header says that inodes have POSIX ACLs (else the kernel ignores them)."""
-        return bool(self.flags & layout.FLAG_HAS_ACL)
+            raise InputError(f"{name}: the root is not a directory")
 
     def inode(self, nid: int) -> InodeInfo:
         """The inode with this number."""
@@ -183,8 +128,8 @@ class ErofsImage:
                 form, icount, mode, nlink, size, _, i_u, ino, uid, gid, _ = (
                     INODE_COMPACT.unpack_from(data, offset)
                 )
-                sec = self.build_time_sec
-                nsec = self.build_time_nsec
+                sec = self._build_time_sec
+                nsec = self._build_time_nsec
                 end = offset + COMPACT_SIZE
         except (IndexError, struct.error):
             self._bad_inode(nid, "lies outside the image")
@@ -214,25 +159,17 @@ class ErofsImage:
         while low < high:
             middle = (low + high) >> 1
             block = self._block(directory, middle)
-            if _entry_name(block, 0) <= name:
+            if entry_name(block, 0) <= name:
                 found = block
                 low = middle + 1
             else:
                 high = middle
         if not found:
             return None
-        low, high = 0, self._entry_count(directory, found)
-        while low < high:
-            middle = (low + high) >> 1
-            candidate = _entry_name(found, middle)
-            if candidate == name:
-                nid: int = DIRENT.unpack_from(found, middle * DIRENT_SIZE)[0]
-                return nid
-            if candidate < name:
-                low = middle + 1
-            else:
-                high = middle
-        return None
+        try:
+            return find_entry(found, name)
+        except InputError as damage:
+            self._bad_inode(dir_nid, str(damage))
 
     def lookup_path(self, path: bytes) -> int | None:
         """The nid at `path`, taken from the root; symlinks are not followed; None if not there.
@@ -272,7 +209,7 @@ class ErofsImage:
             skip = 0
 
     def entry_blocks(self, directory: InodeInfo) -> Iterator[list[tuple[int, bytes, int]]]:
-        """What `readdir` yields, block by block, for who walks the whole image.
+        """What `readdir` yields, block by block, for walks over the whole image.
 
         Lists of (nid, name, file type) of an inode that is known to be a directory.
         """
@@ -303,32 +240,12 @@ class ErofsImage:
             self._bad_inode(inode.nid, "has data outside the image")
         return bytes(self.data[offset:end])
 
-    def _entry_count(self, directory: InodeInfo, block: bytes) -> int:
-        """Number of entries of a directory block; their table is known to lie inside it."""
-        if len(block) < DIRENT_SIZE:
-            self._bad_inode(directory.nid, "is a damaged directory")
-        table = block[8] | block[9] << 8
-        if table % DIRENT_SIZE or not DIRENT_SIZE <= table < len(block):
-            self._bad_inode(directory.nid, "is a damaged directory")
-        return table // DIRENT_SIZE
-
     def _entries(self, directory: InodeInfo, block: bytes) -> list[tuple[int, bytes, int]]:
         """(nid, name, file type) of the entries of a block, all names checked."""
-        table = self._entry_count(directory, block) * DIRENT_SIZE
-        end = block.find(b"\0", int.from_bytes(block[table - 4 : table - 2], "little"))
-        if end < 0:
-            end = len(block)
-        names = block[table:end]
-        if b"/" in names or b"\0" in names:
-            self._bad_inode(directory.nid, "is a damaged directory (bad character in a name)")
-        entries = []
-        for nid, start, kind, _ in reversed(list(DIRENT.iter_unpack(block[:table]))):
-            if not (table <= start < end <= start + NAME_MAX):
-                self._bad_inode(directory.nid, "is a damaged directory (bad length of a name)")
-            entries.append((nid, block[start:end], kind))
-            end = start
-        entries.reverse()
-        return entries
+        try:
+            return parse_entries(block)
+        except InputError as damage:
+            self._bad_inode(directory.nid, str(damage))
 
     # --- extended attributes ---------------------------------------------------------------------
 
@@ -467,7 +384,7 @@ class ErofsImage:
         return self.backing_of(self.inode(nid))
 
     def backing_of(self, inode: InodeInfo) -> Backing | None:
-        """`backing` of an inode that was read already, for who walks the whole image."""
+        """`backing()` of an inode that has been read already."""
         redirect: bytes | None = None
         digest: bytes | None = None
         for index, rest, start, end in self._xattr_entries(inode):
@@ -495,25 +412,5 @@ class ErofsImage:
 
     # --- errors ----------------------------------------------------------------------------------
 
-    def _damaged(self, reason: str) -> NoReturn:
-        raise InputError(f"{self.name}: {reason}")
-
     def _bad_inode(self, nid: int, what: str) -> NoReturn:
         raise InputError(f"{self.name}: inode {nid} {what}")
-
-
-def _entry_name(block: bytes, index: int) -> bytes:
-    """Name of entry `index` of a directory block, for comparing; empty where it is damaged.
-
-    Damage only misleads the search, as it does in the kernel: no access leaves the block.
-    """
-    try:
-        start = DIRENT.unpack_from(block, index * DIRENT_SIZE)[1]
-        table = block[8] | block[9] << 8
-        if (index + 1) * DIRENT_SIZE < table:
-            end = DIRENT.unpack_from(block, (index + 1) * DIRENT_SIZE)[1]
-            return block[start:end]
-    except (IndexError, struct.error):
-        return b""
-    end = block.find(b"\0", start)
-    return block[start:] if end < 0 else block[start:end]

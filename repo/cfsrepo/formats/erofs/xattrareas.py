@@ -8,6 +8,7 @@ digest and path: they have a template in common, which packs inode and area in o
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from itertools import chain
 from struct import Struct
 
@@ -16,29 +17,41 @@ from cfsrepo.formats.erofs.plan import Pair, Plan, entry_bytes, entry_size, has_
 
 
 class Area:
-    """A complete area, of one inode or of many."""
+    """A complete area, of one inode or of many, or none at all.
 
-    __slots__ = ("data", "own", "shared", "size")
+    `compact` and `extended` pack the inode's fields, then the area's `pieces`.
+    """
+
+    __slots__ = ("compact", "extended", "icount", "own", "pieces", "shared", "size")
 
     def __init__(self, shared: list[Pair], own: list[Pair]) -> None:
         self.shared = shared
         self.own = own
-        self.size = layout.XATTR_BODY_SIZE + 4 * len(shared) + sum(map(entry_size, own))
-        self.data = b""
+        self.size = 0  # bytes
+        if shared or own:
+            self.size = layout.XATTR_BODY_SIZE + 4 * len(shared) + sum(map(entry_size, own))
+        self.icount = (self.size - layout.XATTR_BODY_SIZE + 4) >> 2 if self.size else 0
+        self.compact, self.extended = layout.INODE_COMPACT, layout.INODE_EXTENDED
+        self.pieces: tuple[bytes, ...] = ()
+
+    def finish(self, head: bytes) -> None:
+        """Make the area's bytes, which begin with `head`."""
+        data = head + b"".join(map(entry_bytes, self.own))
+        self.pieces = (data,)
+        self.compact, self.extended = _packers(len(data))
 
 
 class AreaTemplate(Area):
     """An area without the digest and the path of an object; both have always the same length.
 
-    `compact` and `extended` pack the inode's fields, then (before, digest, between, path, after).
+    Its pieces are (before, digest, between, path, after).
     """
 
-    __slots__ = ("after", "before", "between", "compact", "extended")
+    __slots__ = ("after", "before", "between")
 
     def __init__(self, shared: list[Pair], own: list[Pair]) -> None:
         super().__init__(shared, own)  # `own` has the digest and path of the first such file
         self.before = self.between = self.after = b""
-        self.compact, self.extended = layout.INODE_COMPACT, layout.INODE_EXTENDED
 
     def finish(self, head: bytes) -> None:
         """Cut the area's bytes, which begin with `head`, where digest and path go."""
@@ -54,11 +67,21 @@ class AreaTemplate(Area):
         self.before = head + b"".join(entries[: at_digest + 1])[:-digest_size]
         self.between = b"".join(entries[at_digest + 1 : at_path]) + redirect[:lead]
         self.after = redirect[lead + path_size :] + b"".join(entries[at_path + 1 :])
-        fields = (
-            f"{len(self.before)}s{digest_size}s{len(self.between)}s{path_size}s{len(self.after)}s"
+        self.compact, self.extended = _packers(
+            len(self.before), digest_size, len(self.between), path_size, len(self.after)
         )
-        self.compact = Struct(layout.INODE_COMPACT.format + fields)
-        self.extended = Struct(layout.INODE_EXTENDED.format + fields)
+
+
+_NO_AREA = Area([], [])
+
+
+@lru_cache(maxsize=1024)
+def _packers(*sizes: int) -> tuple[Struct, Struct]:
+    """Packers of a compact and of an extended inode with pieces of these sizes behind."""
+    pieces = "".join(f"{size}s" for size in sizes)
+    return Struct(layout.INODE_COMPACT.format + pieces), Struct(
+        layout.INODE_EXTENDED.format + pieces
+    )
 
 
 class XattrAreas:
@@ -67,7 +90,7 @@ class XattrAreas:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._areas: dict[object, Area] = {}
-        self.of_inode: list[Area | None] = []
+        self.of_inode: list[Area] = []
         self._assign()
 
     def _assign(self) -> None:
@@ -75,37 +98,33 @@ class XattrAreas:
         shared_digests, shared_redirects = plan.shared_digests, plan.shared_redirects
         key: object
         for inode, xattrs in zip(plan.inodes, plan.xattrs, strict=True):
-            if not has_object(inode):
-                if xattrs is None:
-                    result.append(None)
-                    continue
-                key = xattrs
-                area = areas.get(key)
-                if area is None:
-                    area = areas[key] = Area(*plan.split(list(xattrs.pairs)))
-                result.append(area)
+            is_template = False
+            if has_object(inode):
+                digest, payload = inode.digest, inode.payload
+                if (
+                    payload
+                    and digest
+                    and not (digest in shared_digests or payload in shared_redirects)
+                ):
+                    is_template = True
+                    key = (xattrs, len(digest), len(payload))
+                else:
+                    key = (xattrs, digest, payload)
+            elif xattrs is None:
+                result.append(_NO_AREA)
                 continue
-            digest, payload = inode.digest, inode.payload
-            if payload and digest and not (digest in shared_digests or payload in shared_redirects):
-                key = (xattrs, len(digest), len(payload))
-                area = areas.get(key)
-                if area is None:
-                    area = areas[key] = AreaTemplate(*plan.split(plan.all_pairs(xattrs, inode)))
             else:
-                key = (xattrs, digest, payload)
-                area = areas.get(key)
-                if area is None:
-                    area = areas[key] = Area(*plan.split(plan.all_pairs(xattrs, inode)))
+                key = xattrs
+            area = areas.get(key)
+            if area is None:
+                make = AreaTemplate if is_template else Area
+                area = areas[key] = make(*plan.split(plan.all_pairs(xattrs, inode)))
             result.append(area)
 
     def finish(self, shared_base: int) -> None:
         """Make the areas' bytes; `shared_base`: where in its block the shared table begins."""
         for area in self._areas.values():
-            head = self._head(area, shared_base)
-            if isinstance(area, AreaTemplate):
-                area.finish(head)
-            else:
-                area.data = head + b"".join(map(entry_bytes, area.own))
+            area.finish(self._head(area, shared_base))
 
     def _head(self, area: Area, shared_base: int) -> bytes:
         """The body header of an area with its references into the shared table."""
