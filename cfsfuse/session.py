@@ -19,7 +19,7 @@ from cfsfuse.options import Engine, MountOptions
 from cfsfuse.records import Record
 from cfsrepo.errors import MountError, RepositoryError, SystemFailure
 from cfsrepo.formats.erofs.reader import ErofsImage
-from cfsrepo.images.location import ImageSource, map_file
+from cfsrepo.images.location import ImageLocation, map_file
 from cfsrepo.images.verified import ObjectDirectory, Verify
 from cfsrepo.images.view import ImageView
 from cfsrepo.store import pins
@@ -40,7 +40,7 @@ class _Session(Protocol):
 
 
 def serve(
-    source: ImageSource,
+    source: ImageLocation,
     point: bytes,
     options: MountOptions,
     *,
@@ -81,7 +81,7 @@ def serve(
 
 
 def _image_data(
-    source: ImageSource, point: bytes, options: MountOptions, stack: ExitStack
+    source: ImageLocation, point: bytes, options: MountOptions, stack: ExitStack
 ) -> mmap.mmap:
     """The image, mapped; checked and pinned where it belongs to a repository."""
     if source.repository is None or source.image_id is None:
@@ -99,7 +99,7 @@ def _image_data(
     return data
 
 
-def _mounted(view: ImageView, source: ImageSource, point: bytes, options: MountOptions) -> Any:
+def _mounted(view: ImageView, source: ImageLocation, point: bytes, options: MountOptions) -> Any:
     """The session of the wanted engine, mounted."""
     trusted = os.geteuid() == 0 or options.shared
     if options.engine is Engine.PYFUSE3:
@@ -118,7 +118,7 @@ def _numbers(session: _Session, objects: ObjectDirectory) -> Callable[[], dict[s
 
 
 def _record(
-    source: ImageSource, point: bytes, options: MountOptions, log_path: str | None
+    source: ImageLocation, point: bytes, options: MountOptions, log_path: str | None
 ) -> Record:
     pid = os.getpid()
     return Record(

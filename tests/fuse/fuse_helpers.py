@@ -11,7 +11,7 @@ from pathlib import Path
 from cfsrepo.formats import fsverity
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.tree import Inode, directory, walk
-from cfsrepo.images.location import ImageSource
+from cfsrepo.images.location import ImageLocation
 from cfsrepo.images.make import make_image
 from cfsrepo.images.verified import ObjectDirectory, Verify
 from cfsrepo.images.view import ImageView
@@ -38,8 +38,8 @@ class Sample:
         path = None if merkle is None else str(merkle)
         return ImageView(self.image, ObjectDirectory(self.object_dir, verify=verify, merkle=path))
 
-    def source(self) -> ImageSource:
-        return ImageSource("sample", str(self.image_file), str(self.object_dir), None, None)
+    def source(self) -> ImageLocation:
+        return ImageLocation("sample", str(self.image_file), str(self.object_dir), None, None)
 
 
 def noise(size: int, seed: int = 0) -> bytes:

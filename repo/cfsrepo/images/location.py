@@ -11,7 +11,7 @@ from cfsrepo.store.merkle import DIRECTORY
 
 
 @dataclass(frozen=True, slots=True)
-class ImageSource:
+class ImageLocation:
     """An image file and the directory of its objects.
 
     Plain values: no descriptor, so that a daemon can be handed it.

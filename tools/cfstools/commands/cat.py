@@ -10,16 +10,16 @@ from cfsrepo.errors import NotFoundError, SystemFailure, UsageError, printable
 from cfsrepo.images.contents import Buffer
 from cfsrepo.images.verified import ObjectDirectory
 from cfsrepo.images.view import ImageView
-from cfstools import imagesource
+from cfstools import imagelookup
 from cfstools.options import Arguments
 
 _CHUNK = 1 << 20
 
 
 def run(args: Arguments) -> int:
-    source = imagesource.find(args)
+    source = imagelookup.find(args)
     sys.stdout.flush()
-    with imagesource.opened(source) as image:
+    with imagelookup.opened(source) as image:
         view = ImageView(image, ObjectDirectory(source.object_dir, merkle=source.merkle_dir))
         for path in args.path:
             _cat(view, os.fsencode(path))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from cfsrepo.worktree.baretree import Worktree
 from cfstools.context import open_repository
 from cfstools.options import Arguments
-from cfstools.progressbar import progress_for
+from cfstools.render.progress import progress_for
 
 
 def run(args: Arguments) -> int:
@@ -19,7 +18,7 @@ def run(args: Arguments) -> int:
             args.image,
             args.directory,
             [os.fsencode(path) for path in args.paths],
-            progress=progress_for(sys.stderr),
+            progress=progress_for(args),
             verify=not args.no_verify,
         )
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from cfsrepo.errors import UsageError
 from cfsrepo.formats.fsverity import VerityPolicy
@@ -12,7 +11,7 @@ from cfsrepo.store.objects import Ways
 from cfsrepo.store.repository import Repository
 from cfsrepo.upkeep.clone import clone
 from cfstools.options import Arguments
-from cfstools.progressbar import progress_for
+from cfstools.render.progress import progress_for
 
 _SHARING = {
     "auto": (True, True),
@@ -33,7 +32,7 @@ def run(args: Arguments) -> int:
                 target,
                 images,
                 ways=Ways(*_SHARING[args.share]),
-                progress=progress_for(sys.stderr),
+                progress=progress_for(args),
             )
     ways = ", ".join(f"{count} {way}" for way, count in sorted(result.ways.items()))
     print(f"{result.images} images, {result.objects} objects" + (f": {ways}" if ways else ""))

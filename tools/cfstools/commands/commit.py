@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Final
 
 from cfsrepo.errors import UsageError
@@ -13,14 +12,14 @@ from cfsrepo.progress import Progress
 from cfsrepo.worktree.baretree import CommittedImage, Worktree
 from cfstools.context import open_repository
 from cfstools.options import Arguments
-from cfstools.progressbar import progress_for
+from cfstools.render.progress import progress_for
 
 _REPLACE: Final = "do not edit them in place, replace or remove them"
 
 
 def run(args: Arguments) -> int:
     """Commit; prints the image's id and name."""
-    progress = progress_for(sys.stderr)
+    progress = progress_for(args)
     try:
         made = _commit(args, progress)
     except BaseException:

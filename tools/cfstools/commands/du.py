@@ -8,7 +8,8 @@ from cfsrepo.images import names
 from cfsrepo.upkeep.du import ImageUsage, Usage, usage
 from cfstools.context import open_repository
 from cfstools.options import Arguments
-from cfstools.table import amount, print_table
+from cfstools.render.amounts import amount
+from cfstools.render.tables import print_table
 
 
 def run(args: Arguments) -> int:

@@ -7,7 +7,7 @@ import sys
 
 from cfsrepo.errors import UsageError
 from cfsrepo.images.make import dump_image
-from cfstools import imagesource
+from cfstools import imagelookup
 from cfstools.options import Arguments
 
 
@@ -15,7 +15,7 @@ def run(args: Arguments) -> int:
     names = [os.fsencode(name) for name in args.filter] or None
     if names and any(b"/" in name for name in names):
         raise UsageError("--filter takes a single name, not a path")
-    with imagesource.opened(imagesource.find(args)) as image:
+    with imagelookup.opened(imagelookup.find(args)) as image:
         dump_image(image, sys.stdout.buffer.write, names)
     sys.stdout.buffer.flush()
     return 0

@@ -12,8 +12,8 @@ from cfsrepo.upkeep.findings import Checked, Need, Problem
 from cfsrepo.upkeep.repair import Repaired, repair
 from cfstools.context import open_repository
 from cfstools.options import Arguments
-from cfstools.progressbar import progress_for
-from cfstools.table import amount
+from cfstools.render.amounts import amount
+from cfstools.render.progress import progress_for
 
 _PATHS_SHOWN = 5
 
@@ -21,7 +21,7 @@ _PATHS_SHOWN = 5
 def run(args: Arguments) -> int:
     if args.sources and not args.repair:
         raise UsageError("--from is for --repair")
-    progress = progress_for(sys.stderr)
+    progress = progress_for(args)
     with open_repository(args, check_policy=False) as repository:
         images = [names.resolve(repository, name) for name in args.images] or None
         checked = fsck.check(

@@ -8,13 +8,13 @@ import sys
 from cfsrepo.upkeep.gc import Collected, collect
 from cfstools.context import open_repository
 from cfstools.options import Arguments
-from cfstools.progressbar import progress_for
-from cfstools.table import amount
+from cfstools.render.amounts import amount
+from cfstools.render.progress import progress_for
 
 
 def run(args: Arguments) -> int:
     with open_repository(args) as repository:
-        result = collect(repository, dry_run=args.dry_run, progress=progress_for(sys.stderr))
+        result = collect(repository, dry_run=args.dry_run, progress=progress_for(args))
     if args.json:
         print(json.dumps(_record(result, args.dry_run), indent=2))
         return 0

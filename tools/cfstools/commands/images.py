@@ -11,7 +11,8 @@ from cfsrepo.images.imageinfo import ImageInfo, image_info
 from cfsrepo.images.names import ImageName
 from cfstools.context import open_repository
 from cfstools.options import Arguments
-from cfstools.table import amount, print_table
+from cfstools.render.amounts import amount
+from cfstools.render.tables import print_table
 
 _SHORT = 12  # hex digits of an id, of which any unique prefix will do
 

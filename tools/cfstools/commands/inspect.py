@@ -10,7 +10,7 @@ from cfsrepo.images import names
 from cfsrepo.images.imageinfo import ImageInfo, image_info
 from cfstools.context import open_repository
 from cfstools.options import Arguments
-from cfstools.table import amount
+from cfstools.render.amounts import amount
 
 
 def run(args: Arguments) -> int:

@@ -13,13 +13,13 @@ from cfsrepo.errors import printable
 from cfsrepo.formats.erofs.reader import InodeInfo
 from cfsrepo.images.verified import ObjectDirectory
 from cfsrepo.images.view import ImageView
-from cfstools import imagesource
+from cfstools import imagelookup
 from cfstools.options import Arguments
 
 
 def run(args: Arguments) -> int:
-    source = imagesource.find(args)
-    with imagesource.opened(source) as image:
+    source = imagelookup.find(args)
+    with imagelookup.opened(source) as image:
         view = ImageView(image, ObjectDirectory(source.object_dir, merkle=source.merkle_dir))
         path = os.fsencode(args.path)
         nid = view.resolve(path)

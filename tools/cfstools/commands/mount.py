@@ -9,7 +9,7 @@ from cfsfuse import daemon, logfile, mounts
 from cfsfuse import options as mount_options
 from cfsfuse.daemon import Ready
 from cfsfuse.options import MountOptions
-from cfstools import imagesource, kernelmounting, kernelrequest
+from cfstools import imagelookup, kernelmounting, kernelrequest
 from cfstools.options import Arguments
 
 _TIMEOUT = 60.0
@@ -22,8 +22,8 @@ def run(args: Arguments) -> int:
     if options.repository is not None:
         args.repo = options.repository
     point = mounts.check_mount_point(args.dir)
-    source = imagesource.find(args)
-    with imagesource.opened(source):
+    source = imagelookup.find(args)
+    with imagelookup.opened(source):
         pass  # what is no image is said here, before a daemon exists
     log_fd, log_path = (-1, None) if args.foreground else logfile.open_log(args.log)
 

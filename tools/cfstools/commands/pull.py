@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 
 from cfsrepo.oci.importer import pull
 from cfsrepo.oci.merge import XattrMode
 from cfstools.context import open_repository
 from cfstools.options import Arguments
-from cfstools.progressbar import progress_for
+from cfstools.render.progress import progress_for
 
 
 def run(args: Arguments) -> int:
@@ -20,7 +19,7 @@ def run(args: Arguments) -> int:
             args.source,
             args.name,
             xattrs=XattrMode(args.xattrs),
-            progress=progress_for(sys.stderr),
+            progress=progress_for(args),
         )
     if args.json:
         result = {

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 from cfsrepo.oci.merge import XattrMode
 from cfsrepo.oci.unpack import unpack
 from cfstools.options import Arguments
-from cfstools.progressbar import progress_for
+from cfstools.render.progress import progress_for
 
 
 def run(args: Arguments) -> int:
@@ -16,6 +14,6 @@ def run(args: Arguments) -> int:
         args.layers,
         args.directory,
         xattrs=XattrMode(args.xattrs),
-        progress=progress_for(sys.stderr),
+        progress=progress_for(args),
     )
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 from cfsrepo.errors import EXIT_FOUND, EXIT_OK
 from cfsrepo.formats.fsverity import VerityPolicy
@@ -12,13 +11,13 @@ from cfsrepo.upkeep import veritymigration
 from cfsrepo.upkeep.veritymigration import Protection
 from cfstools.context import open_repository
 from cfstools.options import Arguments
-from cfstools.progressbar import progress_for
+from cfstools.render.progress import progress_for
 
 
 def run(args: Arguments) -> int:
     with open_repository(args, check_policy=False) as repository:
         if args.action == "enable":
-            found = veritymigration.enable(repository, progress=progress_for(sys.stderr))
+            found = veritymigration.enable(repository, progress=progress_for(args))
         else:
             found = veritymigration.status(repository)
         hint = None if found.supported else unsupported(repository.path).hint

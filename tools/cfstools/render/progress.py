@@ -8,37 +8,33 @@ ends, and one every ten seconds while it lasts, so that a log shows that somethi
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import TextIO
 
 from cfsrepo.errors import printable
 from cfsrepo.progress import Progress
+from cfstools.options import Arguments
+from cfstools.render.amounts import amount
 
 REDRAW_SECONDS = 0.1
 LOG_SECONDS = 10.0
 BAR_CELLS = 24
 
 
-def progress_for(stream: TextIO) -> Progress:
-    """A bar where `stream` is a terminal that can redraw a line, else plain lines."""
+def progress_for(args: Arguments, stream: TextIO | None = None) -> Progress:
+    """What shows progress on `stream`, by default standard error, as `args` want it.
+
+    A bar where it is a terminal that can redraw a line, else plain lines; with `--quiet` only what
+    the user should know.
+    """
+    stream = sys.stderr if stream is None else stream
+    if args.quiet:
+        return QuietProgress(stream)
     if stream.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         return TerminalProgress(stream)
     return PlainProgress(stream)
-
-
-def amount(number: int, unit: str) -> str:
-    """`number` of `unit` for a reader: bytes get a binary prefix, anything else is counted."""
-    if unit != "B":
-        return f"{number} {unit}"
-    value = float(number)
-    for prefix in ("", "Ki", "Mi", "Gi"):
-        if value < 1024:
-            return (
-                f"{value:.0f} {prefix}B" if value >= 100 or not prefix else f"{value:.1f} {prefix}B"
-            )
-        value /= 1024
-    return f"{value:.1f} TiB"
 
 
 @dataclass(slots=True)
@@ -56,6 +52,26 @@ class _Task:
             return done
         percent = min(100, 100 * self.done // self.total)
         return f"{done} of {amount(self.total, self.unit)} ({percent} %)"
+
+
+class QuietProgress:
+    """Messages only."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def start(self, task: str, total: int | None, unit: str = "B") -> None:
+        """Show nothing."""
+
+    def advance(self, task: str, amount: int) -> None:
+        """Show nothing."""
+
+    def finish(self, task: str, note: str = "") -> None:
+        """Show nothing."""
+
+    def message(self, text: str) -> None:
+        """One line."""
+        print(printable(text), file=self._stream, flush=True)
 
 
 class PlainProgress:

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.images import names
-from cfsrepo.images.location import ImageSource, map_file
+from cfsrepo.images.location import ImageLocation, map_file
 from cfstools.options import Arguments
 
-__all__ = ["ImageSource", "find", "opened"]
+__all__ = ["ImageLocation", "find", "opened"]
 
 
-def find(args: Arguments) -> ImageSource:
+def find(args: Arguments) -> ImageLocation:
     """The image that `args` name. Raises `NotFoundError`, `RepositoryError`."""
     if args.objects is not None:
-        return ImageSource(
+        return ImageLocation(
             args.image, os.path.abspath(args.image), os.path.abspath(args.objects), None, None
         )
     from cfstools.context import open_repository
@@ -25,7 +25,7 @@ def find(args: Arguments) -> ImageSource:
     with open_repository(args) as repository:
         found = names.resolve(repository, args.image)
         path = os.path.abspath(repository.path)
-        return ImageSource(
+        return ImageLocation(
             found.name or found.image_id,
             os.path.join(path, "images", found.image_id),
             os.path.join(path, "objects"),
@@ -35,7 +35,7 @@ def find(args: Arguments) -> ImageSource:
 
 
 @contextmanager
-def opened(source: ImageSource) -> Iterator[ErofsImage]:
+def opened(source: ImageLocation) -> Iterator[ErofsImage]:
     """The image of `source`, mapped."""
     with map_file(source.image_file) as data:
         yield ErofsImage(data, source.name)

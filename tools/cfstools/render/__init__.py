@@ -1,0 +1,1 @@
+"""What `cfs` prints: progress, tables, amounts, ages, JSON. Programs read the last one only."""
