@@ -14,7 +14,7 @@ from cfsrepo.formats.erofs import layout
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.erofs.writer import write_image
 from cfsrepo.formats.tree import Inode
-from cfsrepo.images.make import dump_image
+from cfsrepo.images.dump import dump_image
 
 HEX = "0123456789abcdef"
 

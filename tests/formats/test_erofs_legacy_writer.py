@@ -10,7 +10,8 @@ from hypothesis import given
 from cfsrepo.errors import InputError, LimitError, UsageError
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.tree import Inode, directory, walk
-from cfsrepo.images.make import Maker, load_tree, make_image
+from cfsrepo.images.load import load_tree
+from cfsrepo.images.make import Maker, make_image
 from tests.formats.formats_helpers import dump_of_image, image_bytes, tree_of, trees
 from tests.formats.test_erofs_writer import file, root_with
 

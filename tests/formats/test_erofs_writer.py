@@ -11,7 +11,7 @@ from cfsrepo.errors import InputError, LimitError, UsageError
 from cfsrepo.formats.erofs import layout
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.tree import Inode, directory
-from cfsrepo.images.make import load_tree
+from cfsrepo.images.load import load_tree
 from tests.formats.formats_helpers import (
     dump_bytes,
     dump_of_image,

@@ -18,7 +18,7 @@ from cfsrepo.formats import fsverity
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.fsverity import Algorithm, VerityPolicy
 from cfsrepo.formats.tree import Inode, directory, walk
-from cfsrepo.images.make import load_tree
+from cfsrepo.images.load import load_tree
 from cfsrepo.store.objects import ObjectStore
 from cfsrepo.worktree.directoryscan import scan_directory
 from tests.conftest import Peer

@@ -12,10 +12,11 @@ from collections.abc import Callable
 
 from cfsrepo.errors import InputError
 from cfsrepo.formats.dumpreader import read_dump, write_dump
-from cfsrepo.formats.erofs.nodes import ImageWalk
+from cfsrepo.formats.erofs.imagewalk import ImageWalk
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.erofs.writer import write_image
-from cfsrepo.images.make import dump_image, load_tree
+from cfsrepo.images.dump import dump_image
+from cfsrepo.images.load import load_tree
 
 
 def collected(write: Callable[[Callable[[bytes], object]], None]) -> bytes:

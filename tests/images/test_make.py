@@ -13,10 +13,11 @@ from hypothesis import given, settings
 
 from cfsrepo.errors import CfsError, InputError, UsageError
 from cfsrepo.formats.erofs import layout
-from cfsrepo.formats.erofs.nodes import ImageWalk
+from cfsrepo.formats.erofs.imagewalk import ImageWalk
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.tree import Inode, directory
-from cfsrepo.images.make import Maker, load_tree, make_image, open_image
+from cfsrepo.images.load import load_tree, open_image
+from cfsrepo.images.make import Maker, make_image
 from tests.conftest import Peer
 from tests.formats.formats_helpers import (
     dump_bytes,

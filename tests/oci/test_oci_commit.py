@@ -19,17 +19,19 @@ from cfsrepo.errors import InputError, RepositoryError, UsageError
 from cfsrepo.formats.splitstream import Digest, SplitStream
 from cfsrepo.formats.tree import Inode, directory, walk
 from cfsrepo.images import names
+from cfsrepo.images.load import load_image
 from cfsrepo.oci.commit import commit_oci
 from cfsrepo.oci.importer import pull
 from cfsrepo.oci.layers import read_layer
 from cfsrepo.oci.merge import Merger, XattrMode
 from cfsrepo.oci.newlayer import store_difference
 from cfsrepo.store.repository import Repository
-from cfsrepo.worktree.baretree import Worktree, load_image
+from cfsrepo.worktree.commit import commit
 from cfsrepo.worktree.recordedit import Changes, change_record
 from tests.conftest import Peer
 from tests.oci.oci_builder import CHAR, LayoutBuilder, archive, base, hardlink, member, symlink
 from tests.oci.oci_builder import directory as tar_directory
+from tests.worktree.worktree_helpers import checked_out
 
 DATA = bytes(range(256)) * 30
 
@@ -58,7 +60,7 @@ def repo(tmp_path: object) -> Iterator[Repository]:
 
 @pytest.fixture
 def tree(repo: Repository, tmp_path: object) -> str:
-    return Worktree.checkout(repo, "base", f"{tmp_path}/tree").path
+    return checked_out(repo, "base", f"{tmp_path}/tree")
 
 
 def document(repo: Repository, content_id: str) -> Any:
@@ -138,7 +140,7 @@ def test_edits(case: str, repo: Repository, tree: str) -> None:
     assert last_layer(repo, "new") == expected
     assert names.resolve(repo, "new").image_id == made.image_id
     # The same tree without OCI is the same but for `/`, which takes after /usr in an OCI image.
-    plain = Worktree(tree).commit(repo, "plain", base="base")
+    plain = commit(repo, tree, "plain", base="base")
     assert plain.image_id == made.image_id
 
 
@@ -175,7 +177,7 @@ def test_without_a_base(repo: Repository, tree: str) -> None:
 
 def test_what_cannot_be(repo: Repository, tree: str) -> None:
     edit(f"{tree}/etc/small")
-    Worktree(tree).commit(repo, "no-oci")
+    commit(repo, tree, "no-oci")
     edit(f"{tree}/etc/small", b"once more")
     with pytest.raises(RepositoryError, match="no OCI image"):
         commit_oci(repo, tree, "new", base="no-oci")

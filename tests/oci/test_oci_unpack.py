@@ -17,7 +17,7 @@ from cfsrepo.oci.importer import pull
 from cfsrepo.oci.merge import XattrMode
 from cfsrepo.oci.unpack import unpack
 from cfsrepo.store.repository import Repository
-from cfsrepo.worktree.baretree import Worktree
+from cfsrepo.worktree.commit import commit
 from cfsrepo.worktree.recordedit import read_record
 from tests.oci.oci_builder import (
     CHAR,
@@ -95,31 +95,31 @@ def test_unpacked_and_committed_is_pulled(
     layout.image(*LAYERS[:count])
     pulled = pull(repo, layout.source(), "pulled")
     files = written(tmp_path, *(pack(layer) for layer in LAYERS[:count]))
-    tree = unpack(files, f"{tmp_path}/tree")
-    assert tree.commit(repo).image_id == pulled.image_id
-    assert not [name for name in os.listdir(tree.path) if name.startswith(".cfs")]
+    tree = unpacked(files, f"{tmp_path}/tree")
+    assert commit(repo, tree).image_id == pulled.image_id
+    assert not [name for name in os.listdir(tree) if name.startswith(".cfs")]
 
 
 def test_all_xattrs(repo: Repository, tmp_path: object) -> None:
     layer = base(
         member(b"f", pax={b"SCHILY.xattr.user.a": b"1", b"SCHILY.xattr.user.cfs.meta": b"2"})
     )
-    tree = unpack(written(tmp_path, layer), f"{tmp_path}/tree", xattrs=XattrMode.ALL)
-    record = read_record(f"{tree.path}/f")
+    tree = unpacked(written(tmp_path, layer), f"{tmp_path}/tree", xattrs=XattrMode.ALL)
+    record = read_record(f"{tree}/f")
     assert record is not None
     assert record.xattrs == {b"user.a": b"1"}
-    assert os.listxattr(f"{tree.path}/f") == [metarecord.NAME]
+    assert os.listxattr(f"{tree}/f") == [metarecord.NAME]
 
 
 def test_sparse_files_stay_sparse(tmp_path: object) -> None:
-    tree = unpack(written(tmp_path, LAYERS[0]), f"{tmp_path}/tree")
-    with open(f"{tree.path}/big-sparse", "rb") as file:
+    tree = unpacked(written(tmp_path, LAYERS[0]), f"{tmp_path}/tree")
+    with open(f"{tree}/big-sparse", "rb") as file:
         content = file.read()
     expected = bytearray(30000)
     expected[4096:11096] = DATA[:7000]
     expected[20000:20680] = DATA[7000:]
     assert content == bytes(expected)
-    with open(f"{tree.path}/sparse", "rb") as file:
+    with open(f"{tree}/sparse", "rb") as file:
         assert file.read() == b"a" + bytes(8) + b"b"
 
 
@@ -191,9 +191,9 @@ def test_links_that_lead_out_are_only_names(tmp_path: object) -> None:
         symlink(b"d/s", b"/"),
         member(b"s2", b"x"),
     )
-    tree = unpack(written(tmp_path, layer), f"{tmp_path}/tree")
-    assert os.readlink(f"{tree.path}/s") == "/etc/passwd"
-    assert os.readlink(f"{tree.path}/t") == "../../outside"
+    tree = unpacked(written(tmp_path, layer), f"{tmp_path}/tree")
+    assert os.readlink(f"{tree}/s") == "/etc/passwd"
+    assert os.readlink(f"{tree}/t") == "../../outside"
 
 
 def test_no_rights_are_given(tmp_path: object) -> None:
@@ -213,31 +213,31 @@ def test_no_rights_are_given(tmp_path: object) -> None:
             pax={b"SCHILY.xattr.security.capability": bytes.fromhex("01000002" + "ff" * 16)},
         ),
     )
-    tree = unpack(written(tmp_path, layer), f"{tmp_path}/tree", xattrs=XattrMode.ALL)
-    for name in os.listdir(tree.path):
-        info = os.lstat(f"{tree.path}/{name}")
+    tree = unpacked(written(tmp_path, layer), f"{tmp_path}/tree", xattrs=XattrMode.ALL)
+    for name in os.listdir(tree):
+        info = os.lstat(f"{tree}/{name}")
         assert stat.S_IMODE(info.st_mode) & 0o7022 == 0
         assert stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)
         assert info.st_uid == os.geteuid()
-        assert os.listxattr(f"{tree.path}/{name}") == [metarecord.NAME]
-    found = read_record(f"{tree.path}/f7777")
+        assert os.listxattr(f"{tree}/{name}") == [metarecord.NAME]
+    found = read_record(f"{tree}/f7777")
     assert found is not None
     assert found.mode == stat.S_IFREG | 0o7777
-    assert read_record(f"{tree.path}/d7777") == Meta(stat.S_IFDIR | 0o7777)
+    assert read_record(f"{tree}/d7777") == Meta(stat.S_IFDIR | 0o7777)
 
 
 def test_a_forged_record_is_not_taken(tmp_path: object) -> None:
     layer = base(member(b"f", b"x", mode=0o600, uid=5, pax=FORGED))
     for mode in XattrMode:
-        tree = unpack(written(tmp_path, layer), f"{tmp_path}/tree-{mode}", xattrs=mode)
-        assert read_record(f"{tree.path}/f") == Meta(stat.S_IFREG | 0o600, uid=5)
+        tree = unpacked(written(tmp_path, layer), f"{tmp_path}/tree-{mode}", xattrs=mode)
+        assert read_record(f"{tree}/f") == Meta(stat.S_IFREG | 0o600, uid=5)
 
 
 def test_staging_is_not_to_be_met(repo: Repository, tmp_path: object) -> None:
     """An archive cannot name the directory that contents wait in: its name is drawn by lot."""
     layer = base(directory(b".cfs-unpack-0"), member(b".cfs-unpack-0/1", DATA))
-    tree = unpack(written(tmp_path, layer), f"{tmp_path}/tree")
-    assert os.listdir(f"{tree.path}/.cfs-unpack-0") == ["1"]
+    tree = unpacked(written(tmp_path, layer), f"{tmp_path}/tree")
+    assert os.listdir(f"{tree}/.cfs-unpack-0") == ["1"]
 
 
 def test_where_there_is_something_already(tmp_path: object) -> None:
@@ -291,8 +291,13 @@ def test_nothing_ever_appears_outside(
         assert os.listdir(f"{path}/tree") == []
 
 
-def unpack_or_error(files: list[str], path: str) -> Worktree | InputError:
+def unpacked(files: list[str], path: str, xattrs: XattrMode = XattrMode.OCI) -> str:
+    unpack(files, path, xattrs=xattrs)
+    return path
+
+
+def unpack_or_error(files: list[str], path: str) -> str | InputError:
     try:
-        return unpack(files, path)
+        return unpacked(files, path)
     except InputError as error:
         return error

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from cfsrepo.formats.erofs.imagewalk import ImageWalk
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.fsverity import Algorithm
 from cfsrepo.formats.metajson import RepositoryMeta
-from cfsrepo.images import imageinfo, imagewalk, names
+from cfsrepo.images import imageinfo, names, neededobjects
 from cfsrepo.oci.importer import pull
 from cfsrepo.store import ocistreams
 from cfsrepo.store.objects import object_path
@@ -153,9 +154,9 @@ def test_theirs_shows_its_files(theirs: Repository) -> None:
         image_id = names.resolve(theirs, f"reg.example/{name}").image_id
         with theirs.open_image(image_id) as data:
             image = ErofsImage(data, name)
-            paths = {path for path, _, _ in imagewalk.walk(image)}
+            paths = {path for path, _, _ in ImageWalk(image).entries()}
             assert {b"/etc/a", b"/etc/b", b"/etc/c", b"/same", f"/{name}".encode()} <= paths
-            needed = imagewalk.needed_objects(image, theirs.algorithm)
+            needed = neededobjects.needed_objects(image, theirs.algorithm)
             assert {theirs.objects.size(digest) for digest in needed} == set(needed.values())
 
 

@@ -18,12 +18,14 @@ from cfsrepo.formats import fsverity
 from cfsrepo.formats.metarecord import Meta
 from cfsrepo.formats.tree import Inode, directory, walk
 from cfsrepo.images import names
+from cfsrepo.images.load import load_image
 from cfsrepo.oci.importer import pull
 from cfsrepo.progress import NoProgress
 from cfsrepo.store.objects import object_path
 from cfsrepo.store.repository import Repository
 from cfsrepo.worktree import recordedit
-from cfsrepo.worktree.baretree import ObjectContents, Worktree, load_image, select
+from cfsrepo.worktree.checkout import ObjectContents, select
+from cfsrepo.worktree.commit import commit
 from cfsrepo.worktree.recordedit import check_records
 from cfsrepo.worktree.treescan import Scan
 from cfsrepo.worktree.treewriter import TreeWriter
@@ -31,7 +33,7 @@ from tests.conftest import User
 from tests.oci.oci_builder import LayoutBuilder, hardlink, member
 from tests.oci.oci_builder import archive as tar
 from tests.oci.oci_builder import directory as tar_directory
-from tests.worktree.worktree_helpers import DATA, image_of, regular, sample
+from tests.worktree.worktree_helpers import DATA, checked_out, image_of, regular, sample
 
 
 @pytest.fixture
@@ -42,13 +44,13 @@ def repo(tmp_path: object) -> Iterator[Repository]:
 
 def test_round_trip(repo: Repository, tmp_path: object) -> None:
     image = image_of(repo, sample(repo), "image")
-    tree = Worktree.checkout(repo, "image", f"{tmp_path}/tree")
+    tree = checked_out(repo, "image", f"{tmp_path}/tree")
     assert tree.is_bare_user
-    made = tree.commit(repo, "again")
+    made = commit(repo, tree, "again")
     assert made.image_id == image
     assert names.resolve(repo, "again").image_id == image
     assert (made.files_without_record, made.files_chmodded) == (0, 0)
-    assert list(check_records(tree.path)) == []
+    assert list(check_records(tree)) == []
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -63,14 +65,14 @@ def test_many_files(workers: int, repo: Repository, tmp_path: object) -> None:
             below.entries[b"%d" % file] = regular(repo, b"%d %d " % (number, file) * (file % 20))
     root.nlink = 22
     image = image_of(repo, root, "image")
-    tree = Worktree.checkout(repo, "image", f"{tmp_path}/tree", workers=workers)
-    assert tree.commit(repo, workers=workers).image_id == image
+    tree = checked_out(repo, "image", f"{tmp_path}/tree", workers=workers)
+    assert commit(repo, tree, workers=workers).image_id == image
 
 
 def test_what_is_on_disk(repo: Repository, tmp_path: object) -> None:
     root = sample(repo)
     image_of(repo, root, "image")
-    tree = os.fsencode(Worktree.checkout(repo, "image", f"{tmp_path}/tree").path)
+    tree = os.fsencode(checked_out(repo, "image", f"{tmp_path}/tree"))
     for path, inode in walk(root):
         info = os.lstat(tree + path)
         record = recordedit.read_record(tree + path)
@@ -179,7 +181,7 @@ def test_random_trees(tree: tuple[Inode, list[tuple[Inode, bytes]]]) -> None:
                 inode.size, inode.content = stored.size, stored.content
                 inode.digest, inode.payload = stored.digest, stored.payload
             image = image_of(repo, root, "image")
-            made = Worktree.checkout(repo, "image", f"{path}/tree").commit(repo)
+            made = commit(repo, checked_out(repo, "image", f"{path}/tree"))
             assert made.image_id == image
     finally:
         shutil.rmtree(path)
@@ -190,11 +192,11 @@ def test_random_trees(tree: tuple[Inode, list[tuple[Inode, bytes]]]) -> None:
 
 def test_only_some_paths(repo: Repository, tmp_path: object) -> None:
     image_of(repo, sample(repo), "image")
-    tree = Worktree.checkout(repo, "image", f"{tmp_path}/tree", [b"/dir/locked", b"plain"])
-    assert sorted(os.listdir(tree.path)) == ["dir", "plain"]
-    assert os.listdir(f"{tree.path}/dir") == ["locked"]
-    assert os.listdir(f"{tree.path}/dir/locked") == ["file"]
-    found = Scan(tree.path).run(None, NoProgress())
+    tree = checked_out(repo, "image", f"{tmp_path}/tree", [b"/dir/locked", b"plain"])
+    assert sorted(os.listdir(tree)) == ["dir", "plain"]
+    assert os.listdir(f"{tree}/dir") == ["locked"]
+    assert os.listdir(f"{tree}/dir/locked") == ["file"]
+    found = Scan(tree).run(None, NoProgress())
     whole = load_image(repo, "image")
     for path in (b"/", b"/dir", b"/dir/locked", b"/plain"):
         assert Meta.of(dict(walk(found))[path]) == Meta.of(dict(walk(whole))[path])
@@ -274,7 +276,7 @@ def test_an_image_from_oci(repo: Repository, tmp_path: object) -> None:
     layout = LayoutBuilder(f"{tmp_path}/layout")
     layout.image(tar(tar_directory(b"usr", mode=0o700), member(b"f", DATA, uid=4)))
     pulled = pull(repo, layout.source(), "image")
-    made = Worktree.checkout(repo, "image", f"{tmp_path}/tree").commit(repo)
+    made = commit(repo, checked_out(repo, "image", f"{tmp_path}/tree"))
     assert made.image_id == pulled.image_id
 
 
@@ -311,11 +313,11 @@ def test_blocks_are_shared_where_they_can_be(tmp_path: object) -> None:
                 return (info.f_blocks - info.f_bfree) * info.f_frsize
 
             before = used()
-            tree = Worktree.checkout(repo, "image", f"{mount}/tree")
-            assert tree.commit(repo).image_id == image
-            with open(f"{tree.path}/f", "r+b") as file:
+            tree = checked_out(repo, "image", f"{mount}/tree")
+            assert commit(repo, tree).image_id == image
+            with open(f"{tree}/f", "r+b") as file:
                 file.write(b"edited in place")
-            made = tree.commit(repo, "edited")
+            made = commit(repo, tree, "edited")
             assert made.image_id != image
             assert used() - before < size // 4
             # The object that it was checked out from is as it was.

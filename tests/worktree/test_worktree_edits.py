@@ -13,10 +13,11 @@ import pytest
 from cfsrepo.errors import InputError, UsageError
 from cfsrepo.formats import fsverity, metarecord
 from cfsrepo.formats.tree import walk
+from cfsrepo.images.load import load_image
 from cfsrepo.store.repository import Repository
-from cfsrepo.worktree.baretree import Worktree, load_image
+from cfsrepo.worktree.commit import commit
 from cfsrepo.worktree.recordedit import Changes, change_record, check_records, read_record
-from tests.worktree.worktree_helpers import DATA, committed, image_of, sample
+from tests.worktree.worktree_helpers import DATA, checked_out, committed, image_of, sample
 
 
 @pytest.fixture
@@ -26,15 +27,15 @@ def repo(tmp_path: object) -> Iterator[Repository]:
 
 
 @pytest.fixture
-def tree(repo: Repository, tmp_path: object) -> Worktree:
+def tree(repo: Repository, tmp_path: object) -> str:
     image_of(repo, sample(repo), "image")
-    return Worktree.checkout(repo, "image", f"{tmp_path}/tree")
+    return checked_out(repo, "image", f"{tmp_path}/tree")
 
 
-def test_edited_in_place(repo: Repository, tree: Worktree) -> None:
-    with open(f"{tree.path}/suid", "wb") as file:
+def test_edited_in_place(repo: Repository, tree: str) -> None:
+    with open(f"{tree}/suid", "wb") as file:
         file.write(b"new content" * 10)
-    os.utime(f"{tree.path}/suid", ns=(5, 5_000_000_001))
+    os.utime(f"{tree}/suid", ns=(5, 5_000_000_001))
     found = committed(repo, tree)[b"/suid"]
     assert found.digest == fsverity.digest(b"new content" * 10)
     assert found.mode == stat.S_IFREG | 0o4755
@@ -43,9 +44,9 @@ def test_edited_in_place(repo: Repository, tree: Worktree) -> None:
     assert repo.objects.read(fsverity.digest(DATA[:100])) == DATA[:100]
 
 
-def test_replaced_file(repo: Repository, tree: Worktree) -> None:
+def test_replaced_file(repo: Repository, tree: str) -> None:
     """As an editor or `sed -i` does it: the record is gone."""
-    path = f"{tree.path}/small"
+    path = f"{tree}/small"
     with open(f"{path}.new", "wb") as file:
         file.write(b"edited")
     os.chmod(f"{path}.new", 0o640)
@@ -58,22 +59,22 @@ def test_replaced_file(repo: Repository, tree: Worktree) -> None:
     assert based.mtime_sec == os.stat(path).st_mtime_ns // 10**9
 
 
-def test_base_of_another_type_says_nothing(repo: Repository, tree: Worktree) -> None:
-    os.unlink(f"{tree.path}/owned-link")
-    with open(f"{tree.path}/owned-link", "wb"):
-        os.chmod(f"{tree.path}/owned-link", 0o600)
+def test_base_of_another_type_says_nothing(repo: Repository, tree: str) -> None:
+    os.unlink(f"{tree}/owned-link")
+    with open(f"{tree}/owned-link", "wb"):
+        os.chmod(f"{tree}/owned-link", 0o600)
     found = committed(repo, tree, "image")[b"/owned-link"]
     assert (found.mode, found.uid) == (stat.S_IFREG | 0o600, 0)
 
 
-def test_new_files_of_any_kind(repo: Repository, tree: Worktree) -> None:
-    os.mkdir(f"{tree.path}/new", 0o750)
-    os.chmod(f"{tree.path}/new", 0o750)
-    os.mkfifo(f"{tree.path}/new/fifo")
-    os.chmod(f"{tree.path}/new/fifo", 0o620)
-    os.symlink("anywhere", f"{tree.path}/new/link")
+def test_new_files_of_any_kind(repo: Repository, tree: str) -> None:
+    os.mkdir(f"{tree}/new", 0o750)
+    os.chmod(f"{tree}/new", 0o750)
+    os.mkfifo(f"{tree}/new/fifo")
+    os.chmod(f"{tree}/new/fifo", 0o620)
+    os.symlink("anywhere", f"{tree}/new/link")
     with socket.socket(socket.AF_UNIX) as server:
-        here = os.open(f"{tree.path}/new", os.O_RDONLY)
+        here = os.open(f"{tree}/new", os.O_RDONLY)
         server.bind(f"/proc/self/fd/{here}/socket")
         os.close(here)
     found = committed(repo, tree)
@@ -83,9 +84,9 @@ def test_new_files_of_any_kind(repo: Repository, tree: Worktree) -> None:
     assert stat.S_ISSOCK(found[b"/new/socket"].mode)
 
 
-def test_removed_and_moved(repo: Repository, tree: Worktree) -> None:
-    os.unlink(f"{tree.path}/null")
-    os.rename(f"{tree.path}/suid", f"{tree.path}/dir/moved")
+def test_removed_and_moved(repo: Repository, tree: str) -> None:
+    os.unlink(f"{tree}/null")
+    os.rename(f"{tree}/suid", f"{tree}/dir/moved")
     found = committed(repo, tree)
     assert b"/null" not in found
     assert found[b"/dir/hard-device"].nlink == 1
@@ -93,20 +94,20 @@ def test_removed_and_moved(repo: Repository, tree: Worktree) -> None:
     assert found[b"/dir"].mtime_sec > 42  # the directory was changed
 
 
-def test_chmod_is_told(repo: Repository, tree: Worktree) -> None:
-    os.chmod(f"{tree.path}/suid", 0o700)
-    made = tree.commit(repo, "edited")
+def test_chmod_is_told(repo: Repository, tree: str) -> None:
+    os.chmod(f"{tree}/suid", 0o700)
+    made = commit(repo, tree, "edited")
     assert made.files_chmodded == 1
     assert dict(walk(load_image(repo, "edited")))[b"/suid"].mode == stat.S_IFREG | 0o4755
-    ((path, what),) = check_records(tree.path)
+    ((path, what),) = check_records(tree)
     assert path.endswith(b"/suid")
     assert "0700" in what
 
 
-def test_hard_links_are_kept_and_broken(repo: Repository, tree: Worktree) -> None:
-    os.link(f"{tree.path}/small", f"{tree.path}/dir/small")
-    os.unlink(f"{tree.path}/dir/hard")
-    shutil.copy(f"{tree.path}/plain", f"{tree.path}/dir/hard")
+def test_hard_links_are_kept_and_broken(repo: Repository, tree: str) -> None:
+    os.link(f"{tree}/small", f"{tree}/dir/small")
+    os.unlink(f"{tree}/dir/hard")
+    shutil.copy(f"{tree}/plain", f"{tree}/dir/hard")
     found = committed(repo, tree)
     assert found[b"/small"] is found[b"/dir/small"]
     assert found[b"/plain"] is not found[b"/dir/hard"]
@@ -116,8 +117,8 @@ def test_hard_links_are_kept_and_broken(repo: Repository, tree: Worktree) -> Non
 # -- records by hand ------------------------------------------------------------------------------
 
 
-def test_set_record(repo: Repository, tree: Worktree) -> None:
-    path = f"{tree.path}/tool"
+def test_set_record(repo: Repository, tree: str) -> None:
+    path = f"{tree}/tool"
     shutil.copy("/bin/true", path)
     os.chmod(path, 0o700)
     capability = {b"security.capability": bytes(range(20))}
@@ -134,26 +135,26 @@ def test_set_record(repo: Repository, tree: Worktree) -> None:
     assert (found.mtime_sec, found.mtime_nsec) == (5, 6)
 
 
-def test_set_makes_devices_and_links(repo: Repository, tree: Worktree) -> None:
+def test_set_makes_devices_and_links(repo: Repository, tree: str) -> None:
     for name, content in (("dev", b""), ("ln", b"target")):
-        with open(f"{tree.path}/{name}", "wb") as file:
+        with open(f"{tree}/{name}", "wb") as file:
             file.write(content)
-    change_record(f"{tree.path}/dev", Changes(kind=stat.S_IFBLK, rdev=os.makedev(8, 1)))
-    change_record(f"{tree.path}/ln", Changes(kind=stat.S_IFLNK, mode=0o777, uid=9))
+    change_record(f"{tree}/dev", Changes(kind=stat.S_IFBLK, rdev=os.makedev(8, 1)))
+    change_record(f"{tree}/ln", Changes(kind=stat.S_IFLNK, mode=0o777, uid=9))
     found = committed(repo, tree)
     assert (stat.S_ISBLK(found[b"/dev"].mode), found[b"/dev"].rdev) == (True, 0x801)
     assert (found[b"/ln"].payload, found[b"/ln"].uid) == (b"target", 9)
 
 
-def test_set_keeps_an_edit(repo: Repository, tree: Worktree) -> None:
-    path = f"{tree.path}/small"
+def test_set_keeps_an_edit(repo: Repository, tree: str) -> None:
+    path = f"{tree}/small"
     os.utime(path, ns=(0, 77_000_000_000))
     change_record(path, Changes(uid=1))
     assert committed(repo, tree)[b"/small"].mtime_sec == 77
 
 
-def test_set_replaces_a_damaged_record(tree: Worktree) -> None:
-    path = f"{tree.path}/small"
+def test_set_replaces_a_damaged_record(tree: str) -> None:
+    path = f"{tree}/small"
     os.setxattr(path, metarecord.NAME, b"nonsense")
     with pytest.raises(InputError, match="no record"):
         read_record(path)
@@ -177,8 +178,8 @@ def test_set_replaces_a_damaged_record(tree: Worktree) -> None:
         ("small", Changes(uid=2**32), "out of range|damaged"),
     ],
 )
-def test_set_refuses(name: str, changes: Changes, message: str, tree: Worktree) -> None:
-    path = f"{tree.path}/{name}"
+def test_set_refuses(name: str, changes: Changes, message: str, tree: str) -> None:
+    path = f"{tree}/{name}"
     before = os.lstat(path)
     record = None if name == "link" else os.getxattr(path, metarecord.NAME)
     with pytest.raises(UsageError, match=message):

@@ -16,10 +16,10 @@ from cfsrepo.store.objects import object_path
 from cfsrepo.store.repository import Repository
 from cfsrepo.system import linux
 from cfsrepo.worktree import treewriter
-from cfsrepo.worktree.baretree import Worktree
+from cfsrepo.worktree.commit import commit
 from cfsrepo.worktree.recordedit import check_records
 from cfsrepo.worktree.treewriter import TreeWriter, open_below
-from tests.worktree.worktree_helpers import DATA, image_of, regular, sample
+from tests.worktree.worktree_helpers import DATA, checked_out, image_of, regular, sample
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def repo(tmp_path: object) -> Iterator[Repository]:
 
 
 @pytest.fixture
-def tree(repo: Repository, tmp_path: object) -> Worktree:
+def tree(repo: Repository, tmp_path: object) -> str:
     image_of(repo, sample(repo), "image")
-    return Worktree.checkout(repo, "image", f"{tmp_path}/tree")
+    return checked_out(repo, "image", f"{tmp_path}/tree")
 
 
 # -- what is refused ------------------------------------------------------------------------------
@@ -49,31 +49,31 @@ BAD_RECORDS = {
 
 
 @pytest.mark.parametrize("case", BAD_RECORDS)
-def test_bad_records(case: str, repo: Repository, tree: Worktree) -> None:
+def test_bad_records(case: str, repo: Repository, tree: str) -> None:
     name, record, message = BAD_RECORDS[case]
-    os.setxattr(f"{tree.path}/{name}", metarecord.NAME, record)
+    os.setxattr(f"{tree}/{name}", metarecord.NAME, record)
     with pytest.raises(InputError, match=message) as caught:
-        tree.commit(repo, "edited")
-    assert tree.path in str(caught.value)
+        commit(repo, tree, "edited")
+    assert tree in str(caught.value)
     assert "edited" not in repo.image_refs()
-    assert list(check_records(tree.path)) != []
+    assert list(check_records(tree)) != []
 
 
-def test_a_target_that_is_none(repo: Repository, tree: Worktree) -> None:
+def test_a_target_that_is_none(repo: Repository, tree: str) -> None:
     for content, message in ((b"x" * 4096, "4096 bytes"), (b"a\0b", "NUL")):
-        with open(f"{tree.path}/owned-link", "wb") as file:
+        with open(f"{tree}/owned-link", "wb") as file:
             file.write(content)
         with pytest.raises(InputError, match=message):
-            tree.commit(repo)
+            commit(repo, tree)
 
 
-def test_where_there_is_something_already(repo: Repository, tree: Worktree) -> None:
+def test_where_there_is_something_already(repo: Repository, tree: str) -> None:
     with pytest.raises(InputError, match="not empty"):
-        Worktree.checkout(repo, "image", tree.path)
+        checked_out(repo, "image", tree)
     with pytest.raises(FileNotFoundError):
-        Worktree.checkout(repo, "image", f"{tree.path}/no/such/parent")
+        checked_out(repo, "image", f"{tree}/no/such/parent")
     with pytest.raises(NotADirectoryError):
-        Worktree.checkout(repo, "image", f"{tree.path}/plain")
+        checked_out(repo, "image", f"{tree}/plain")
 
 
 def test_damaged_objects_are_noticed(repo: Repository, tmp_path: object) -> None:
@@ -83,14 +83,14 @@ def test_damaged_objects_are_noticed(repo: Repository, tmp_path: object) -> None
     with open(path, "r+b") as file:
         file.write(b"X")
     with pytest.raises(RepositoryError, match="does not have this digest"):
-        Worktree.checkout(repo, "image", f"{tmp_path}/tree")
-    Worktree.checkout(repo, "image", f"{tmp_path}/unchecked", verify=False)
+        checked_out(repo, "image", f"{tmp_path}/tree")
+    checked_out(repo, "image", f"{tmp_path}/unchecked", verify=False)
     os.truncate(path, 5)
     with pytest.raises(RepositoryError, match="does not have this digest"):
-        Worktree.checkout(repo, "image", f"{tmp_path}/tree2", verify=False)
+        checked_out(repo, "image", f"{tmp_path}/tree2", verify=False)
     os.unlink(path)
     with pytest.raises(NotFoundError, match="missing"):
-        Worktree.checkout(repo, "image", f"{tmp_path}/tree3")
+        checked_out(repo, "image", f"{tmp_path}/tree3")
 
 
 @pytest.mark.parametrize("size", [9_000, 18_000])
@@ -110,7 +110,7 @@ def test_a_record_that_does_not_fit(size: int, repo: Repository, tmp_path: objec
     root.entries[b"f"].xattrs = {b"user.big": bytes(size)}
     image_of(repo, root, "image")
     with pytest.raises(LimitError, match=r"tree/f: user\.cfs\.meta") as caught:
-        Worktree.checkout(repo, "image", f"{tmp_path}/tree")
+        checked_out(repo, "image", f"{tmp_path}/tree")
     assert "\n" not in str(caught.value)
 
 
@@ -123,7 +123,7 @@ def test_kernels_without_openat2(
     image_of(repo, sample(repo), "image")
     monkeypatch.setattr(linux, "openat2", missing)
     with pytest.raises(SystemFailure, match="openat2"):
-        Worktree.checkout(repo, "image", f"{tmp_path}/tree")
+        checked_out(repo, "image", f"{tmp_path}/tree")
 
 
 # -- attacks from beside --------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_exchanged_directories_lead_nowhere(
 
     monkeypatch.setattr(TreeWriter, "_write_files", exchange)
     with pytest.raises(InputError, match="exchanged"):
-        Worktree.checkout(repo, "image", path)
+        checked_out(repo, "image", path)
     assert os.listdir(outside) == []
 
 
@@ -167,7 +167,7 @@ def test_files_that_appear_are_not_replaced(
 
     monkeypatch.setattr(TreeWriter, "_write_files", plant)
     with pytest.raises(FileExistsError):
-        Worktree.checkout(repo, "image", path)
+        checked_out(repo, "image", path)
     with open(outside) as file:
         assert file.read() == "mine"
 
@@ -215,7 +215,7 @@ def test_a_race_for_directories_leads_nowhere(repo: Repository, tmp_path: object
     try:
         for _ in range(5):
             with contextlib.suppress(InputError, OSError):
-                Worktree.checkout(repo, "image", path)
+                checked_out(repo, "image", path)
             shutil.rmtree(path, ignore_errors=True)
     finally:
         os.kill(attacker, 9)

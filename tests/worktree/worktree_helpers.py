@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 
 from cfsrepo.formats.erofs.writer import write_image
 from cfsrepo.formats.tree import Inode, directory, walk
+from cfsrepo.images.load import load_image
 from cfsrepo.store.objects import object_path
 from cfsrepo.store.repository import Repository
-from cfsrepo.worktree.baretree import Worktree, load_image
+from cfsrepo.worktree.checkout import checkout
+from cfsrepo.worktree.commit import commit
 
 DATA = bytes(range(256)) * 30
 
@@ -81,6 +84,20 @@ def image_of(repo: Repository, root: Inode, name: str) -> str:
     return repo.add_image(b"".join(parts), name)
 
 
-def committed(repo: Repository, tree: Worktree, base: str | None = None) -> dict[bytes, Inode]:
-    tree.commit(repo, "edited", base=base)
+def checked_out(
+    repo: Repository,
+    image: str,
+    path: str,
+    only: Sequence[bytes] = (),
+    *,
+    verify: bool = True,
+    workers: int | None = None,
+) -> str:
+    """The tree that `checkout` makes at `path`."""
+    checkout(repo, image, path, only, verify=verify, workers=workers)
+    return path
+
+
+def committed(repo: Repository, tree: str, base: str | None = None) -> dict[bytes, Inode]:
+    commit(repo, tree, "edited", base=base)
     return dict(walk(load_image(repo, "edited")))

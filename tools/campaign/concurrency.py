@@ -14,7 +14,7 @@ from workload import CampaignError
 
 from cfsrepo.errors import NotFoundError
 from cfsrepo.formats.erofs.reader import ErofsImage
-from cfsrepo.images import imagewalk, names
+from cfsrepo.images import names, neededobjects
 from cfsrepo.oci.importer import pull
 from cfsrepo.store.repository import Repository
 from cfsrepo.upkeep import fsck
@@ -148,7 +148,7 @@ def _read(path: str, sources: list[str], source: random.Random, number: int) -> 
         except NotFoundError:
             return 0  # it was untagged between the two
         with repository.open_image(image_id) as data:
-            objects = imagewalk.needed_objects(ErofsImage(data, name), repository.algorithm)
+            objects = neededobjects.needed_objects(ErofsImage(data, name), repository.algorithm)
         if not objects:
             raise CampaignError(f"{name}: no files")
         for digest, size in objects.items():

@@ -25,7 +25,7 @@ other attributes could take, measured on Linux 6.18:
     xfs     65536 bytes, the kernel's own limit
     tmpfs   65536 bytes (from Linux 6.6 on; none before)
 
-A file without attributes needs about 40. `cfsrepo.worktree.baretree` says which file did not fit.
+A file without attributes needs about 40. `cfsrepo.worktree.treewriter` says which file did not fit.
 """
 
 from __future__ import annotations

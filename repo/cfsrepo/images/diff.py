@@ -19,8 +19,8 @@ from typing import Protocol
 
 from cfsrepo.errors import NotFoundError
 from cfsrepo.formats import fsverity
-from cfsrepo.formats.erofs import layout
-from cfsrepo.formats.erofs.reader import ErofsImage
+from cfsrepo.formats.erofs.imagewalk import ImageWalk
+from cfsrepo.formats.erofs.reader import ErofsImage, InodeInfo
 from cfsrepo.formats.fsverity import Algorithm
 from cfsrepo.store import kernelverity
 
@@ -69,7 +69,7 @@ class Tree(Protocol):
     precise_times: bool
 
     def find(self, path: bytes) -> object:
-        """The node at `path`; `NotFoundError`."""
+        """The node at `path`, from which a comparison starts; `NotFoundError`."""
 
     def entry(self, node: object) -> Entry:
         """Its metadata."""
@@ -82,52 +82,47 @@ class Tree(Protocol):
 
 
 class ImageTree:
-    """An image as a tree to compare; its algorithm is that of the digests in it."""
+    """An image as a tree to compare, as a mount shows it; its digests' algorithm is the image's.
+
+    Raises InputError where the image is damaged.
+    """
 
     precise_times = True
 
     def __init__(self, image: ErofsImage) -> None:
         self._image = image
+        self._walk = ImageWalk(image, mounted=True)  # of one comparison
 
     def find(self, path: bytes) -> object:
         nid = self._image.lookup_path(path)
         if nid is None:
             raise NotFoundError(f"{self._image.name}: no such path: {os.fsdecode(path)}")
-        return nid
+        self._walk = ImageWalk(self._image, mounted=True)
+        return self._image.inode(nid)
 
     def entry(self, node: object) -> Entry:
-        assert isinstance(node, int)
-        inode = self._image.inode(node)
+        assert isinstance(node, InodeInfo)
         return Entry(
-            inode.mode,
-            inode.uid,
-            inode.gid,
-            inode.size,
-            inode.rdev,
-            (inode.mtime_sec, inode.mtime_nsec),
-            self._image.xattrs(node),
+            node.mode,
+            node.uid,
+            node.gid,
+            node.size,
+            node.rdev,
+            (node.mtime_sec, node.mtime_nsec),
+            self._image.xattrs(node.nid),
         )
 
     def children(self, node: object) -> list[tuple[bytes, object]]:
-        assert isinstance(node, int)
-        return [
-            (name, nid)
-            for _, name, nid, kind in self._image.readdir(node)
-            if name not in (b".", b"..") and not (kind == layout.FT_CHR and self._hidden(nid))
-        ]
-
-    def _hidden(self, nid: int) -> bool:
-        """Whiteouts are not there in a mount; composefs keeps some in the root for overlayfs."""
-        inode = self._image.inode(nid)
-        return inode.rdev == 0 and stat.S_ISCHR(inode.mode)
+        assert isinstance(node, InodeInfo)
+        return list(self._walk.children(node))
 
     def content(self, node: object, algorithm: Algorithm) -> bytes:
-        assert isinstance(node, int)
-        if stat.S_ISLNK(self._image.inode(node).mode):
-            return self._image.readlink(node)
-        backing = self._image.backing(node)
+        assert isinstance(node, InodeInfo)
+        if stat.S_ISLNK(node.mode):
+            return self._image.link_target(node)
+        backing = self._image.backing_of(node)
         if backing is None:
-            return fsverity.digest(self._image.inline_data(node) or b"", algorithm)
+            return fsverity.digest(self._image.inline_data(node.nid) or b"", algorithm)
         # Without a digest in the image the path of the object, which is made of it, must do.
         return backing.digest or bytes.fromhex(backing.path.replace(b"/", b"").decode("ascii"))
 

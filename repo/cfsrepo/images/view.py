@@ -25,6 +25,7 @@ from typing import Protocol
 
 from cfsrepo.errors import InputError, NotFoundError, printable
 from cfsrepo.formats.erofs import layout
+from cfsrepo.formats.erofs.imagewalk import ImageWalk
 from cfsrepo.formats.erofs.reader import Backing, ErofsImage, InodeInfo
 from cfsrepo.images.contents import Content, InlineContent, ZeroContent
 from cfsrepo.images.owners import Owners
@@ -210,19 +211,13 @@ class ImageView:
     def path_of(self, nid: int) -> bytes | None:
         """A path that leads to `nid`, found by walking the image; None where none does.
 
-        For messages only: it reads every directory in the worst case.
+        For messages only: it reads every directory in the worst case. Raises InputError where the
+        image is damaged.
         """
-        seen = {self.root}
-        pending = [(b"", self.root)]
-        while pending:
-            parent, directory = pending.pop()
-            for _, name, entry, kind in self.image.readdir(directory):
-                if entry == nid and name not in (b".", b".."):
-                    return parent + b"/" + name
-                if kind == layout.FT_DIR and entry not in seen:
-                    seen.add(entry)
-                    pending.append((parent + b"/" + name, entry))
-        return b"/" if nid == self.root else None
+        for entry in ImageWalk(self.image).entries(self.root):
+            if entry.info.nid == nid:
+                return entry.path or b"/"
+        return None
 
 
 def stat_blocks(size: int) -> int:

@@ -18,6 +18,7 @@ from typing import Final
 
 from cfsrepo.errors import InputError
 from cfsrepo.formats.erofs import layout
+from cfsrepo.formats.erofs.imagewalk import Entry, ImageWalk
 from cfsrepo.images.view import ImageView
 
 _STEP: Final = 256  # inodes
@@ -32,7 +33,7 @@ class XattrScan:
         self._trusted = trusted
         self._names: set[bytes] = set()
         self._complete = False
-        self._inodes: Iterator[int] | None = _inodes(view)
+        self._inodes: Iterator[Entry] | None = ImageWalk(view.image).entries(view.root)
         self._lock = threading.Lock()
 
     def refusal(self, name: bytes) -> int:
@@ -56,27 +57,12 @@ class XattrScan:
         view, trusted = self._view, self._trusted
         try:
             for _ in range(_STEP):
-                nid = next(self._inodes)
-                if view.has_xattrs(nid, trusted=trusted):
-                    self._names.update(view.xattrs(nid, trusted=trusted))
+                inode = next(self._inodes).info
+                if inode.xattr_icount:
+                    self._names.update(view.xattrs(inode.nid, trusted=trusted))
         except StopIteration:
             self._complete = True
             self._inodes = None
         except InputError:
             # What is damaged may hide attributes: then each inode is asked for itself.
             self._inodes = None
-
-
-def _inodes(view: ImageView) -> Iterator[int]:
-    """Every inode; those with several names several times."""
-    yield view.root
-    seen = {view.root}
-    pending = [view.root]
-    while pending:
-        for _, name, nid, kind in view.image.readdir(pending.pop()):
-            if kind == layout.FT_DIR:
-                if nid in seen or name in (b".", b".."):
-                    continue
-                seen.add(nid)
-                pending.append(nid)
-            yield nid

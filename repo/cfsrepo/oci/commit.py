@@ -18,6 +18,7 @@ from cfsrepo.errors import RepositoryError
 from cfsrepo.formats.splitstream import OCI_CONFIG, OCI_MANIFEST, Digest, SplitStream
 from cfsrepo.formats.tree import directory
 from cfsrepo.images import names
+from cfsrepo.images.load import load_image
 from cfsrepo.oci.documents import Descriptor, parse_manifest
 from cfsrepo.oci.importer import PulledImage, import_image
 from cfsrepo.oci.merge import XattrMode
@@ -27,7 +28,7 @@ from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.store.ocistreams import CONFIG_PREFIX, MANIFEST_PREFIX
 from cfsrepo.store.refs import encode_tag
 from cfsrepo.store.repository import Repository
-from cfsrepo.worktree.baretree import CommittedImage, load_image
+from cfsrepo.worktree.commit import CommittedImage
 from cfsrepo.worktree.treescan import Scan
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -51,9 +52,9 @@ def commit_oci(
     """Commit the tree in the directory `path` as the OCI image `name`.
 
     `base`: the OCI image that it was checked out from (None: the image has one layer with all).
-    `adopt`: as with `Worktree.commit`.
-    A tree that is the base's gives the base's image another name. Raises as `Worktree.commit`, and
-    RepositoryError where `base` is no OCI image.
+    `adopt`: as with `cfsrepo.worktree.commit`.
+    A tree that is the base's gives the base's image another name. Raises what
+    that does, and RepositoryError where `base` is no OCI image.
     """
     progress = progress or NoProgress()
     repo.check_writable()

@@ -28,7 +28,6 @@ from cfsrepo.oci.feed import Feed
 from cfsrepo.oci.merge import INLINE_MAX, Content, Merger, XattrMode
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.system import linux
-from cfsrepo.worktree.baretree import Worktree
 from cfsrepo.worktree.treewriter import TreeWriter
 
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -42,7 +41,7 @@ def unpack(
     xattrs: XattrMode = XattrMode.OCI,
     progress: Progress | None = None,
     workers: int | None = None,
-) -> Worktree:
+) -> None:
     """Unpack the archives `layers` (files; gzip, zstd or plain; lowest first) into `path`, which
     must be an empty directory or missing.
 
@@ -66,7 +65,6 @@ def unpack(
             writer.write(root, progress, workers=workers, before_directories=contents.remove)
         finally:
             contents.remove()
-    return Worktree(path)
 
 
 class _File:

@@ -17,9 +17,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from cfsrepo.formats.erofs import layout
 from cfsrepo.formats.erofs.reader import ErofsImage
-from cfsrepo.images import imagewalk, names
+from cfsrepo.images import names, neededobjects
 from cfsrepo.images.names import ImageName
 from cfsrepo.store import ocistreams
 from cfsrepo.store.metafiles import PRIVATE_DIRECTORY
@@ -142,14 +141,11 @@ def _kept_images(repository: Repository, live: set[bytes]) -> list[tuple[ImageNa
 
 def _measure_files(repository: Repository, found: ImageUsage) -> None:
     image_id = found.image.image_id
-    seen: set[int] = set()
     with repository.open_image(image_id, verify=False) as data:
-        image = ErofsImage(data, image_id)
-        for _, nid, kind in imagewalk.walk(image):
-            if kind == layout.FT_REG and nid not in seen:
-                seen.add(nid)
-                found.apparent += image.inode(nid).size
-    found.files = len(seen)
+        for _, inode, first in neededobjects.regular_files(ErofsImage(data, image_id)):
+            if first is None:
+                found.files += 1
+                found.apparent += inode.size
 
 
 def _object_sizes(repository: Repository) -> dict[bytes, int]:

@@ -30,7 +30,7 @@ from cfsrepo.formats import metajson
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.fsverity import VerityPolicy
 from cfsrepo.formats.splitstream import SplitStream
-from cfsrepo.images import imageinfo, imagewalk, names
+from cfsrepo.images import imageinfo, names, neededobjects
 from cfsrepo.images.names import ImageName
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.store import kernelverity, ocistreams
@@ -315,7 +315,7 @@ class _Checker:
         try:
             with self.repository.open_image(image_id, verify=False) as data:
                 image = ErofsImage(data, image_id)
-                return None, "", imagewalk.needed_objects(image, self.repository.algorithm)
+                return None, "", neededobjects.needed_objects(image, self.repository.algorithm)
         except (CfsError, NotADirectoryError) as error:
             return Kind.BAD_IMAGE, str(error), {}
 
@@ -418,6 +418,6 @@ def _paths(repository: Repository, image_id: str, wanted: set[bytes]) -> dict[by
     try:
         with repository.open_image(image_id, verify=False) as data:
             image = ErofsImage(data, image_id)
-            return imagewalk.paths_of(image, wanted, repository.algorithm)
+            return neededobjects.paths_of(image, wanted, repository.algorithm)
     except (CfsError, OSError):
         return {}

@@ -19,7 +19,7 @@ from typing import Final
 
 from cfsrepo.errors import CfsError, NotFoundError, RepositoryError
 from cfsrepo.formats.erofs.reader import ErofsImage
-from cfsrepo.images import imagewalk, names
+from cfsrepo.images import names, neededobjects
 from cfsrepo.store import ocistreams, pins
 from cfsrepo.store.repository import Repository
 from cfsrepo.system import mounttable
@@ -117,7 +117,7 @@ class Marker:
             try:
                 with self._repository.open_image(image_id) as data:
                     image = ErofsImage(data, image_id)
-                    objects = set(imagewalk.needed_objects(image, self._repository.algorithm))
+                    objects = set(neededobjects.needed_objects(image, self._repository.algorithm))
             except CfsError as error:
                 raise _broken(f"images/{image_id}", str(error)) from error
             self._images[digest] = objects

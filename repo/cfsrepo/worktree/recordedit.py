@@ -64,6 +64,15 @@ def read_record(path: str | bytes | int) -> Meta | None:
     return found
 
 
+def is_bare_user(path: str) -> bool:
+    """Whether the directory `path` has a record, and so what is in it has."""
+    try:
+        metarecord.decode(os.getxattr(path, metarecord.NAME))
+    except (OSError, InputError):
+        return False
+    return True
+
+
 def change_record(path: str, changes: Changes) -> Meta:
     """Change the record of the file or directory `path`, or give it one: 0:0, as it is on disk.
 

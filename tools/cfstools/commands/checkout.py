@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from cfsrepo.worktree.baretree import Worktree
+from cfsrepo.worktree.checkout import checkout
 from cfstools.context import open_repository
 from cfstools.options import Arguments
 from cfstools.render.progress import progress_for
@@ -13,7 +13,7 @@ from cfstools.render.progress import progress_for
 def run(args: Arguments) -> int:
     """Write the tree."""
     with open_repository(args) as repo:
-        Worktree.checkout(
+        checkout(
             repo,
             args.image,
             args.directory,

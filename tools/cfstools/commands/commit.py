@@ -9,7 +9,7 @@ from cfsrepo.errors import UsageError
 from cfsrepo.oci.commit import commit_oci
 from cfsrepo.oci.merge import XattrMode
 from cfsrepo.progress import Progress
-from cfsrepo.worktree.baretree import CommittedImage, Worktree
+from cfsrepo.worktree.commit import CommittedImage, commit
 from cfstools.context import open_repository
 from cfstools.options import Arguments
 from cfstools.render.progress import progress_for
@@ -53,8 +53,14 @@ def run(args: Arguments) -> int:
 def _commit(args: Arguments, progress: Progress) -> CommittedImage:
     with open_repository(args) as repo:
         if not args.oci:
-            tree = Worktree(args.directory)
-            return tree.commit(repo, args.name, base=args.base, adopt=args.adopt, progress=progress)
+            return commit(
+                repo,
+                args.directory,
+                args.name,
+                base=args.base,
+                adopt=args.adopt,
+                progress=progress,
+            )
         if args.name is None:
             raise UsageError("an OCI image needs a name: cfs commit --oci DIR NAME")
         return commit_oci(

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 
 from cfsrepo.errors import UsageError
 from cfsrepo.formats import fsverity
-from cfsrepo.formats.erofs.nodes import ImageWalk
+from cfsrepo.formats.erofs.imagewalk import ImageWalk
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.escape import escape
 from cfsrepo.formats.fsverity import Algorithm
-from cfsrepo.images.make import dump_image, open_image
+from cfsrepo.images.dump import dump_image
+from cfsrepo.images.load import open_image
 from cfsrepo.store import kernelverity
 
 USAGE = "usage: {prog} [--basedir=path] [ls|objects|dump|missing-objects|measure-file] IMAGES...\n"
@@ -112,7 +113,7 @@ def _exists(base_fd: int, path: bytes) -> bool:
 
 def _objects(image: ErofsImage, names: Collection[bytes] | None) -> Iterator[bytes]:
     walk = ImageWalk(image)
-    for entry in walk.entries(names):
+    for entry in walk.entries(toplevel=names):
         if entry.first is None and stat.S_ISREG(entry.info.mode):
             node = walk.node(entry.info)
             if node.payload is not None and stat.S_ISREG(node.mode):
@@ -125,7 +126,7 @@ def _list(
     """A line a name, but none for the root; hard links after the first name bare."""
     walk = ImageWalk(image)
     lines: list[bytes] = []
-    for entry in walk.entries(names):
+    for entry in walk.entries(toplevel=names):
         if not entry.path:
             continue
         line = _EXCEPT_SPACE.sub(lambda match: escape(match[0]), entry.path)

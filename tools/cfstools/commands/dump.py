@@ -6,7 +6,7 @@ import os
 import sys
 
 from cfsrepo.errors import UsageError
-from cfsrepo.images.make import dump_image
+from cfsrepo.images.dump import dump_image
 from cfstools import imagelookup
 from cfstools.options import Arguments
 

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from cfsrepo.errors import printable
+from cfsrepo.formats.erofs.imagewalk import ImageWalk
 from cfsrepo.formats.erofs.reader import InodeInfo
 from cfsrepo.images.verified import ObjectDirectory
 from cfsrepo.images.view import ImageView
@@ -27,20 +28,16 @@ def run(args: Arguments) -> int:
             _show(view, path, nid, args)
             return 0
         base = path.rstrip(b"/") if args.recursive else b""
-        pending = [(base, nid)]
-        above = {nid}  # a hostile image may lead in circles
+        walk = ImageWalk(image, mounted=True)
+        pending = [(base, image.inode(nid))]
         while pending:
             parent, directory = pending.pop()
             below = []
-            for _, name, entry in view.readdir(directory):
-                if name in (b".", b".."):
-                    continue
+            for name, inode in walk.children(directory):
                 shown = parent + b"/" + name if args.recursive else name
-                _show(view, shown, entry, args)
-                is_dir = stat.S_ISDIR(view.attributes(entry).mode)
-                if args.recursive and is_dir and entry not in above:
-                    above.add(entry)
-                    below.append((shown, entry))
+                _show(view, shown, inode.nid, args)
+                if args.recursive and stat.S_ISDIR(inode.mode):
+                    below.append((shown, inode))
             pending.extend(reversed(below))
     return 0
 

@@ -25,8 +25,8 @@ from cfsrepo.images.make import make_image
 from cfsrepo.progress import NoProgress
 from cfsrepo.store.objects import ObjectStore
 from cfsrepo.system import linux
-from cfsrepo.worktree.baretree import Worktree
 from cfsrepo.worktree.directoryscan import KeptXattrs, scan_directory
+from cfsrepo.worktree.recordedit import is_bare_user
 from cfsrepo.worktree.treescan import Scan
 
 USAGE = """\
@@ -175,7 +175,7 @@ def _load(options: _Options) -> Inode:
         os.makedirs(options.digest_store, exist_ok=True)
         store = ObjectStore(options.digest_store, Algorithm.SHA256, VerityPolicy.TRY)
     try:
-        if Worktree(options.source).is_bare_user:
+        if is_bare_user(options.source):
             tree = Scan(options.source).run(store, NoProgress(), workers=options.threads)
             _reduce(tree, options, kept)
         else:

@@ -1,147 +1,60 @@
-"""Bare-user trees: an image as an ordinary directory of an ordinary user, and back.
+"""Checkout: an image as a bare-user tree, an ordinary directory of an ordinary user.
 
     with Repository.open(path) as repo:
-        tree = Worktree.checkout(repo, "debian:12", "/home/me/tree")    # image -> directory
-        ...                                                             # edit it with any tool
-        image = Worktree("/home/me/tree").commit(repo, "mine", base="debian:12")
+        checkout(repo, "debian:12", "/home/me/tree")                      # image -> directory
+        ...                                                               # edit it with any tool
+        image = commit(repo, "/home/me/tree", "mine", base="debian:12")   # directory -> image
 
 What each file becomes on disk says `cfsrepo.formats.metarecord`; `cfsrepo.worktree.treewriter`
-writes, `cfsrepo.worktree.treescan` reads. A tree that was checked out and not touched gives the
-same image again.
+writes. A tree that was checked out and not touched gives the same image again.
 
 Data comes by reflink where the file system can, else as a copy; never as a hard link to an object,
 which an edit in place would change for every image. It is checked against its digest on the way.
-The other way a commit can adopt the tree's own files, and so ends editing them in place.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from cfsrepo.errors import NotFoundError, RepositoryError, printable
-from cfsrepo.formats import fsverity, metarecord
-from cfsrepo.formats.erofs.reader import ErofsImage
-from cfsrepo.formats.erofs.writer import write_image
-from cfsrepo.formats.tree import Inode, walk
-from cfsrepo.images import names
-from cfsrepo.images.make import load_tree
+from cfsrepo.formats import fsverity
+from cfsrepo.formats.tree import Inode
+from cfsrepo.images.load import load_image
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.store import kernelverity
 from cfsrepo.store.objects import ObjectStore, digest_from_path
 from cfsrepo.store.repository import Repository
 from cfsrepo.system import linux
-from cfsrepo.worktree.treescan import Scan
 from cfsrepo.worktree.treewriter import TreeWriter
 
 _READ_SIZE: Final = 1 << 20
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class CommittedImage:
-    """What a commit made."""
+def checkout(
+    repo: Repository,
+    image: str,
+    path: str,
+    only: Sequence[bytes] = (),
+    *,
+    progress: Progress | None = None,
+    verify: bool = True,
+    workers: int | None = None,
+) -> None:
+    """Write the image `image` (any of its names) to `path`, which must be empty or missing.
 
-    image_id: str
-    files_without_record: int
-    files_chmodded: int
-    files_adopted: int = 0
-    """Files of the tree that are objects now; they must not be edited in place any more."""
-
-
-class Worktree:
-    """The bare-user tree in the directory `path`."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    @classmethod
-    def checkout(
-        cls,
-        repo: Repository,
-        image: str,
-        path: str,
-        only: Sequence[bytes] = (),
-        *,
-        progress: Progress | None = None,
-        verify: bool = True,
-        workers: int | None = None,
-    ) -> Worktree:
-        """Write the image `image` (any of its names) to `path`, which must be empty or missing.
-
-        `only`: these paths of the image, with what is below them and the directories above. With
-        `verify` content is checked against its digest, unless the kernel does it anyway. Raises
-        NotFoundError (image or path), InputError (the image, `path` is not empty), LimitError (a
-        record does not fit), RepositoryError (content is damaged), OSError.
-        """
-        root = load_image(repo, image)
-        if only:
-            root = select(root, only)
-        with TreeWriter(path, ObjectContents(repo.objects, verify=verify)) as writer:
-            writer.write(root, progress or NoProgress(), workers=workers)
-        return cls(path)
-
-    def commit(
-        self,
-        repo: Repository,
-        name: str | None = None,
-        *,
-        base: str | None = None,
-        adopt: bool = False,
-        progress: Progress | None = None,
-        workers: int | None = None,
-    ) -> CommittedImage:
-        """Make an image of the tree and, with `name`, call it so.
-
-        `base`: the image that files without a record take their metadata from. `adopt`: files of
-        the tree become objects by hard links where that is safe (`cfsrepo.store.hardlink`);
-        afterwards they must not be edited in place, only replaced or removed, even where
-        the commit failed. Raises InputError for a record that is none or contradicts its
-        file, or a file that changes meanwhile.
-        """
-        repo.check_writable()
-        progress = progress or NoProgress()
-        scan = Scan(self.path, None if base is None else load_image(repo, base), adopt=adopt)
-        root = scan.run(repo.objects, progress, workers=workers)
-        version = repo.meta.erofs_default
-        with repo.objects.writer() as out:
-            write_image(root, out.write, min_version=version, max_version=max(version, 1))
-            digest = out.commit()
-        repo.publish({}, [digest])
-        if name is not None:
-            repo.name_image(name, digest.hex())
-        return CommittedImage(digest.hex(), scan.without_record, scan.chmodded, scan.adopted)
-
-    @property
-    def is_bare_user(self) -> bool:
-        """Has the directory a record? So what is in it has as well."""
-        try:
-            metarecord.decode(os.getxattr(self.path, metarecord.NAME))
-        except OSError:
-            return False
-        return True
-
-
-def load_image(repo: Repository, image: str) -> Inode:
-    """The tree of the image `image` of `repo`."""
-    found = names.resolve(repo, image)
-    with repo.open_image(found.image_id) as data:
-        root = load_tree(ErofsImage(data, found.name))
-    for _, inode in walk(root):
-        if inode.entries and inode.xattrs and any(map(_is_whiteout, inode.entries.values())):
-            # The image's maker adds these to the directory of a whiteout, and will again.
-            kept = {key: value for key, value in inode.xattrs.items() if (key, value) not in _ADDED}
-            inode.xattrs = kept or None
-    return root
-
-
-_ADDED: Final = frozenset({(b"trusted.overlay.opaque", b"x"), (b"user.overlay.opaque", b"x")})
-
-
-def _is_whiteout(inode: Inode) -> bool:
-    return inode.is_whiteout
+    `only`: these paths of the image, with what is below them and the directories above. With
+    `verify` content is checked against its digest, unless the kernel does it anyway. Raises
+    NotFoundError (image or path), InputError (the image, `path` is not empty), LimitError (a
+    record does not fit), RepositoryError (content is damaged), OSError.
+    """
+    root = load_image(repo, image)
+    if only:
+        root = select(root, only)
+    with TreeWriter(path, ObjectContents(repo.objects, verify=verify)) as writer:
+        writer.write(root, progress or NoProgress(), workers=workers)
 
 
 def select(root: Inode, paths: Sequence[bytes]) -> Inode:

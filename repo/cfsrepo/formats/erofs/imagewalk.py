@@ -1,13 +1,17 @@
-"""A walk over all of an image, with every inode as the tree had it before it became an image.
+"""The one walk over an image: every name, and every inode as the tree had it before it became an
+image.
 
 What composefs added is undone: escaped xattrs get their names back, those that only lead overlayfs
 to the data become payload and digest, whiteouts are character devices again, and the whiteouts that
-hide object directories are not seen. `ErofsImage` answers single questions; this is for dumps,
-listings and trees.
+hide object directories are not seen. `ErofsImage` answers single questions; whoever goes through a
+whole image does it here, so that one rule holds for hostile ones:
+
+- a directory has one name: a second one, which a circle needs as well, is damage;
+- names in a directory are in order, and no path is longer than `layout.PATH_MAX`;
+- directories and xattrs together are read no longer than the image is.
 
 Nothing is kept of an inode after its turn but one bit (and the path, where it has several names),
-so memory does not grow with the tree. On a hostile image the walk ends: no directory is entered
-twice, and directories and xattrs together are read no longer than the image is.
+so memory does not grow with the tree.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ _DOTS = frozenset((b".", b".."))
 class Entry(NamedTuple):
     """One name of the walk."""
 
-    path: bytes  # from the root, `/a/b`; the root itself is empty
+    path: bytes  # from where the walk starts, `/a/b`; the start itself is empty
     info: InodeInfo
     first: bytes | None  # the path under which the inode came before, if it did
 
@@ -53,55 +57,80 @@ class Node(NamedTuple):
 
 
 class ImageWalk:
-    """Walks `image` once. Raises InputError where it is damaged."""
+    """Walks `image` once. Raises InputError where it is damaged.
 
-    def __init__(self, image: ErofsImage) -> None:
+    `mounted`: as a mount shows it, without any whiteout.
+    """
+
+    def __init__(self, image: ErofsImage, *, mounted: bool = False) -> None:
         self._image = image
         self._seen = bytearray((len(image.data) >> layout.SLOT_BITS + 3) + 1)
         self._first: dict[int, bytes] = {}
         self._budget = len(image.data)
         self._links_budget = _LINKS_FACTOR * len(image.data)
         self._xattrs = XattrReader(image)
+        # Whiteouts of the tree are escaped, but for composefs-rs's version of the format.
+        self._hide_whiteouts = mounted or image.version != layout.VERSION_COMPOSEFS_RS
 
-    def entries(self, toplevel: Collection[bytes] | None = None) -> Iterator[Entry]:
-        """All names, depth first, in byte order, the root first.
+    def entries(
+        self, start: int | None = None, toplevel: Collection[bytes] | None = None
+    ) -> Iterator[Entry]:
+        """All names, depth first, in byte order, `start` (a nid; None: the root) first.
 
-        `toplevel`: of what is in the root only these names.
+        `toplevel`: of what is in `start` only these names.
         """
-        return self._walk(None if toplevel is None else frozenset(toplevel), all_names=True)
+        top = None if toplevel is None else frozenset(toplevel)
+        return self._walk(self._image.root_nid if start is None else start, top, all_names=True)
 
-    def _walk(self, top: frozenset[bytes] | None, *, all_names: bool) -> Iterator[Entry]:
+    def children(
+        self, directory: InodeInfo, only: frozenset[bytes] | None = None
+    ) -> Iterator[tuple[bytes, InodeInfo]]:
+        """(name, inode) of what is in a directory, in byte order; `only` these names.
+
+        For who goes through a tree in an order of his own; ask once for each directory.
+        """
+        image, seen, hide_whiteouts = self._image, self._seen, self._hide_whiteouts
+        for nid, name, _ in self._names_in(directory):
+            if name in _DOTS or (only is not None and name not in only):
+                continue
+            info = image.inode(nid)
+            kind = info.mode & _IFMT
+            if kind == _DIR:
+                byte, bit = seen[nid >> 3], 1 << (nid & 7)
+                if byte & bit or nid == image.root_nid:
+                    raise InputError(f"{image.name}: inode {nid} is in two directories")
+                seen[nid >> 3] = byte | bit
+            elif kind == _CHR and hide_whiteouts and not info.rdev:
+                continue
+            yield name, info
+
+    def _walk(
+        self, start: int, top: frozenset[bytes] | None, *, all_names: bool
+    ) -> Iterator[Entry]:
         image, seen = self._image, self._seen
-        root = image.inode(image.root_nid)
-        seen[root.nid >> 3] |= 1 << (root.nid & 7)
+        root = image.inode(start)
+        seen[start >> 3] |= 1 << (start & 7)
         yield Entry(b"", root, None)
-        stack = [(b"", self._names_in(root))]
+        if root.mode & _IFMT != _DIR:
+            return
+        stack = [(b"", self.children(root, top))]
         while stack:
-            parent, names = stack[-1]
-            for nid, name, _ in names:
-                if name in _DOTS:
-                    continue
-                if top is not None and len(stack) == 1 and name not in top:
-                    continue
-                info = image.inode(nid)
-                kind = info.mode & _IFMT
-                if kind == _CHR and not info.rdev and image.version != layout.VERSION_COMPOSEFS_RS:
-                    continue
+            parent, children = stack[-1]
+            for name, info in children:
                 path = parent + b"/" + name
                 if len(path) > layout.PATH_MAX:
                     raise LimitError(f"{image.name}: a path is longer than {layout.PATH_MAX} bytes")
-                byte, bit = seen[nid >> 3], 1 << (nid & 7)
-                seen[nid >> 3] = byte | bit
-                if byte & bit:
-                    if kind == _DIR:
-                        raise InputError(f"{image.name}: inode {nid} is in two directories")
-                    if all_names:
-                        yield Entry(path, info, self._first_path(nid, top))
-                    continue
-                if kind == _DIR:
-                    stack.append((path, self._names_in(info)))
+                if info.mode & _IFMT == _DIR:
+                    stack.append((path, self.children(info)))
                     yield Entry(path, info, None)
                     break
+                nid = info.nid
+                byte, bit = seen[nid >> 3], 1 << (nid & 7)
+                if byte & bit:
+                    if all_names:
+                        yield Entry(path, info, self._first_path(nid, start, top))
+                    continue
+                seen[nid >> 3] = byte | bit
                 if info.nlink != 1:
                     self._first[nid] = path
                 yield Entry(path, info, None)
@@ -140,11 +169,11 @@ class ImageWalk:
 
     # --- what has been seen ----------------------------------------------------------------------
 
-    def _first_path(self, nid: int, top: frozenset[bytes] | None) -> bytes:
+    def _first_path(self, nid: int, start: int, top: frozenset[bytes] | None) -> bytes:
         """The path under which `nid` came first. An inode with a wrong link count costs a walk."""
         path = self._first.get(nid)
         if path is None:
-            for entry in ImageWalk(self._image)._walk(top, all_names=False):
+            for entry in ImageWalk(self._image)._walk(start, top, all_names=False):
                 self._first.setdefault(entry.info.nid, entry.path)
             path = self._first[nid]
         return path

@@ -1,0 +1,58 @@
+"""Commit: an image of a bare-user tree.
+
+`cfsrepo.worktree.treescan` reads the tree. Its files are copied to the repository, by reflink where
+the file system can; or they are adopted as objects, which ends editing them in place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cfsrepo.formats.erofs.writer import write_image
+from cfsrepo.images.load import load_image
+from cfsrepo.progress import NoProgress, Progress
+from cfsrepo.store.repository import Repository
+from cfsrepo.worktree.treescan import Scan
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedImage:
+    """What a commit made."""
+
+    image_id: str
+    files_without_record: int
+    files_chmodded: int
+    files_adopted: int = 0
+    """Files of the tree that are objects now; they must not be edited in place any more."""
+
+
+def commit(
+    repo: Repository,
+    path: str,
+    name: str | None = None,
+    *,
+    base: str | None = None,
+    adopt: bool = False,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> CommittedImage:
+    """Make an image of the bare-user tree in the directory `path` and, with `name`, call it so.
+
+    `base`: the image that files without a record take their metadata from. `adopt`: files of the
+    tree become objects by hard links where that is safe (`cfsrepo.store.hardlink`); afterwards
+    they must not be edited in place, only replaced or removed, even where the commit failed.
+    Raises InputError for a record that is none or contradicts its file, or a file that changes
+    meanwhile.
+    """
+    repo.check_writable()
+    progress = progress or NoProgress()
+    scan = Scan(path, None if base is None else load_image(repo, base), adopt=adopt)
+    root = scan.run(repo.objects, progress, workers=workers)
+    version = repo.meta.erofs_default
+    with repo.objects.writer() as out:
+        write_image(root, out.write, min_version=version, max_version=max(version, 1))
+        digest = out.commit()
+    repo.publish({}, [digest])
+    if name is not None:
+        repo.name_image(name, digest.hex())
+    return CommittedImage(digest.hex(), scan.without_record, scan.chmodded, scan.adopted)
