@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import stat
+import struct
 from typing import TypeVar
 
 from hypothesis import strategies as st
@@ -39,6 +40,24 @@ def dump_of_image(image: bytes, names: list[bytes] | None = None) -> bytes:
 
 def tree_of(dump: bytes, *, strict: bool = False) -> Inode:
     return read_dump(io.BytesIO(dump), "test.dump", strict=strict)
+
+
+def patched(data: bytes, offset: int, value: bytes) -> bytes:
+    return data[:offset] + value + data[offset + len(value) :]
+
+
+def dirent_of(data: bytes, path: bytes) -> int:
+    """Offset in `data` of the directory entry of `path`."""
+    image = ErofsImage(data)
+    parent, _, _ = path.rpartition(b"/")
+    nid, above = image.lookup_path(path), image.lookup_path(parent)
+    assert nid is not None
+    assert above is not None
+    start = (above << 5) if above != image.root_nid else 0
+    at = data.index(struct.pack("<Q", nid), start)
+    while data[at + 10] not in range(1, 8):
+        at = data.index(struct.pack("<Q", nid), at + 1)
+    return at
 
 
 # --- random trees --------------------------------------------------------------------------------

@@ -20,9 +20,11 @@ from cfsrepo.images.load import load_tree, open_image
 from cfsrepo.images.make import Maker, make_image
 from tests.conftest import Peer
 from tests.formats.formats_helpers import (
+    dirent_of,
     dump_bytes,
     dump_of_image,
     image_bytes,
+    patched,
     random_tree,
     sha256_trees,
     tree_of,
@@ -84,24 +86,6 @@ def test_damage_is_an_error_or_an_answer(seed: int) -> None:
         except InputError:
             refused += 1
     assert 0 < refused < 1250
-
-
-def patched(data: bytes, offset: int, value: bytes) -> bytes:
-    return data[:offset] + value + data[offset + len(value) :]
-
-
-def dirent_of(data: bytes, path: bytes) -> int:
-    """Offset in `data` of the directory entry of `path`."""
-    image = ErofsImage(data)
-    parent, _, _ = path.rpartition(b"/")
-    nid, above = image.lookup_path(path), image.lookup_path(parent)
-    assert nid is not None
-    assert above is not None
-    start = (above << 5) if above != image.root_nid else 0
-    at = data.index(struct.pack("<Q", nid), start)
-    while data[at + 10] not in range(1, 8):
-        at = data.index(struct.pack("<Q", nid), at + 1)
-    return at
 
 
 def test_a_directory_that_contains_itself_ends_the_walk() -> None:

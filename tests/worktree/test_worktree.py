@@ -45,7 +45,7 @@ def repo(tmp_path: object) -> Iterator[Repository]:
 def test_round_trip(repo: Repository, tmp_path: object) -> None:
     image = image_of(repo, sample(repo), "image")
     tree = checked_out(repo, "image", f"{tmp_path}/tree")
-    assert tree.is_bare_user
+    assert recordedit.is_bare_user(tree)
     made = commit(repo, tree, "again")
     assert made.image_id == image
     assert names.resolve(repo, "again").image_id == image

@@ -91,40 +91,44 @@ class ImageTree:
 
     def __init__(self, image: ErofsImage) -> None:
         self._image = image
-        self._walk = ImageWalk(image, mounted=True)  # of one comparison
 
     def find(self, path: bytes) -> object:
         nid = self._image.lookup_path(path)
         if nid is None:
             raise NotFoundError(f"{self._image.name}: no such path: {os.fsdecode(path)}")
-        self._walk = ImageWalk(self._image, mounted=True)
-        return self._image.inode(nid)
+        return ImageWalk(self._image, mounted=True), self._image.inode(nid)
 
     def entry(self, node: object) -> Entry:
-        assert isinstance(node, InodeInfo)
+        _, inode = _of_image(node)
         return Entry(
-            node.mode,
-            node.uid,
-            node.gid,
-            node.size,
-            node.rdev,
-            (node.mtime_sec, node.mtime_nsec),
-            self._image.xattrs(node.nid),
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.size,
+            inode.rdev,
+            (inode.mtime_sec, inode.mtime_nsec),
+            self._image.xattrs(inode.nid),
         )
 
     def children(self, node: object) -> list[tuple[bytes, object]]:
-        assert isinstance(node, InodeInfo)
-        return list(self._walk.children(node))
+        walk, inode = _of_image(node)
+        return [(name, (walk, below)) for name, below in walk.children(inode)]
 
     def content(self, node: object, algorithm: Algorithm) -> bytes:
-        assert isinstance(node, InodeInfo)
-        if stat.S_ISLNK(node.mode):
-            return self._image.link_target(node)
-        backing = self._image.backing_of(node)
+        _, inode = _of_image(node)
+        if stat.S_ISLNK(inode.mode):
+            return self._image.link_target(inode)
+        backing = self._image.backing_of(inode)
         if backing is None:
-            return fsverity.digest(self._image.inline_data(node.nid) or b"", algorithm)
+            return fsverity.digest(self._image.inline_data(inode.nid) or b"", algorithm)
         # Without a digest in the image the path of the object, which is made of it, must do.
         return backing.digest or bytes.fromhex(backing.path.replace(b"/", b"").decode("ascii"))
+
+
+def _of_image(node: object) -> tuple[ImageWalk, InodeInfo]:
+    """A node of an image: the walk that it came by, which knows where it was, and the inode."""
+    assert isinstance(node, tuple)
+    return node
 
 
 class DirectoryTree:
