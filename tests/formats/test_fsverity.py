@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -101,6 +104,18 @@ KNOWN = [
 ]
 
 
+@pytest.fixture(scope="module", params=["native", "hashlib"], autouse=True)
+def hashing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All tests twice: with the native module, where it is faster here, and without."""
+    with pytest.MonkeyPatch.context() as patch:
+        for algorithm in Algorithm:
+            if request.param == "hashlib":
+                patch.setattr(algorithm, "_native_from", sys.maxsize)
+            elif not fsverity.scales(algorithm):
+                pytest.skip("the native module was not compiled, or is not faster here")
+        yield
+
+
 def data_of(size: int) -> bytes:
     return (PATTERN * (size // len(PATTERN) + 1))[:size]
 
@@ -158,6 +173,33 @@ def test_digest_fd_leaves_the_offset(tmp_path: Path) -> None:
         assert os.lseek(fd, 0, os.SEEK_CUR) == 17
         with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as mapped:
             assert fsverity.digest(mapped) == fsverity.digest(data_of(3_000_000))
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_ranges_and_many(algorithm: Algorithm) -> None:
+    data = data_of(3_000_001)
+    fd = os.memfd_create("data")
+    try:
+        os.write(fd, data)
+        for start, size in ((0, 1), (0, 3_000_001), (4096, 2_000_000), (2_999_000, 5000), (1, 0)):
+            part = data[start : start + size]
+            hashes = fsverity.hash_blocks(part, algorithm)
+            assert fsverity.hash_range(fd, start, size, algorithm) == hashes
+            assert fsverity.read_range(fd, start, size, algorithm) == (part, hashes)
+    finally:
+        os.close(fd)
+    buffers = [data[:size] for size in (0, 1, 4096, 4097, 100_000, 100)]
+    assert fsverity.digest_many(buffers, algorithm) == [
+        fsverity.digest(buffer, algorithm) for buffer in buffers
+    ]
+
+
+def test_the_environment_can_ask_for_hashlib() -> None:
+    program = "from cfsrepo.formats import fsverity as f; print(f.scales(f.Algorithm.SHA256))"
+    environment = {**os.environ, "CFS_BLOCKHASH": "hashlib"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert done.stdout == b"False\n"
 
 
 def test_algorithms() -> None:

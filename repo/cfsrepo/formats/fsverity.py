@@ -5,6 +5,11 @@ hashes in a row are cut into blocks again, and so on until one block is left: it
 A file of one block has that block's hash for root, an empty file a root of zeros. The digest is the
 hash of the 256-byte descriptor (`struct fsverity_descriptor`), which holds the file's size and the
 root. No salt, no signature. Reference: Documentation/filesystems/fsverity.rst.
+
+The blocks are independent of each other, so several can be hashed side by side: the native module
+`_blockhash` does that, without the interpreter's lock. Where it was not compiled (`python setup.py
+build_ext --inplace` does it in a source tree), or has nothing faster for this processor, hashlib
+hashes one block after the other. The environment variable CFS_BLOCKHASH=hashlib asks for that.
 """
 
 from __future__ import annotations
@@ -12,12 +17,23 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 BLOCK_SIZE: Final = 4096
 Buffer = bytes | bytearray | memoryview | mmap.mmap
+
+if TYPE_CHECKING:
+    from cfsrepo.formats import _blockhash as _native
+elif os.environ.get("CFS_BLOCKHASH") == "hashlib":
+    _native = None
+else:
+    try:
+        from cfsrepo.formats import _blockhash as _native
+    except ImportError:
+        _native = None
 
 _READ_SIZE: Final = 1 << 20
 _DESCRIPTOR_SIZE: Final = 256
@@ -26,6 +42,15 @@ _ZERO_BLOCK: Final = bytes(BLOCK_SIZE)
 
 class _Hash(Protocol):
     def digest(self) -> bytes: ...
+
+
+def _native_from(kernel_id: int) -> int:
+    """From how many bytes on the native module is faster than hashlib."""
+    engine = "portable" if _native is None else _native.engines(kernel_id)[0]
+    if engine == "portable":
+        return sys.maxsize
+    # Vectors are for several blocks; OpenSSL is good at one.
+    return 0 if engine == "sha-ni" else 2 * BLOCK_SIZE + 1
 
 
 class Algorithm(StrEnum):
@@ -41,6 +66,7 @@ class Algorithm(StrEnum):
     kernel_id: int
     """FS_VERITY_HASH_ALG_*."""
     _new: Callable[[Buffer], _Hash]
+    _native_from: int  # bytes of data
     _head: bytes  # of the descriptor: what comes before the size ...
     _tail: bytes  # ... and after the root
 
@@ -55,6 +81,7 @@ class Algorithm(StrEnum):
         self.digest_size = digest_size
         self.kernel_id = kernel_id
         self._new = getattr(hashlib, hash_name)
+        self._native_from = _native_from(kernel_id)
         # version 1, algorithm, log2 of the block size, no salt; no signature
         self._head = bytes((1, kernel_id, 12, 0, 0, 0, 0, 0))
         self._tail = bytes(_DESCRIPTOR_SIZE - 16 - digest_size)
@@ -88,10 +115,11 @@ def _digest_of(algorithm: Algorithm, size: int, root: bytes) -> bytes:
 def _hash_blocks(data: Buffer, algorithm: Algorithm) -> bytes:
     """The hashes of `data`'s blocks in a row; a short last block is padded."""
     size = len(data)
+    if size >= algorithm._native_from:
+        return _native.hash_blocks(data, algorithm.kernel_id)
     new = algorithm._new
     whole = size - size % BLOCK_SIZE
     with memoryview(data) as view:
-        # The hot loop of a pull: a comprehension with all names local.
         hashes = [new(view[at : at + BLOCK_SIZE]).digest() for at in range(0, whole, BLOCK_SIZE)]
         if whole != size:
             hashes.append(new(bytes(view[whole:]) + _ZERO_BLOCK[size - whole :]).digest())
@@ -101,6 +129,8 @@ def _hash_blocks(data: Buffer, algorithm: Algorithm) -> bytes:
 def digest(data: Buffer, algorithm: Algorithm = Algorithm.SHA256) -> bytes:
     """The raw fs-verity digest of `data`."""
     size = len(data)
+    if size >= algorithm._native_from:
+        return _native.digest(data, algorithm.kernel_id)
     if size <= BLOCK_SIZE:  # most files are small: no views, no lists
         if size == 0:
             return _digest_of(algorithm, 0, bytes(algorithm.digest_size))
@@ -110,6 +140,18 @@ def digest(data: Buffer, algorithm: Algorithm = Algorithm.SHA256) -> bytes:
     while len(level) > algorithm.digest_size:
         level = _hash_blocks(level, algorithm)
     return _digest_of(algorithm, size, level)
+
+
+def digest_many(buffers: Sequence[Buffer], algorithm: Algorithm = Algorithm.SHA256) -> list[bytes]:
+    """The raw fs-verity digest of each of `buffers`; many small ones are faster so than singly."""
+    if _native is not None and scales(algorithm):
+        return _native.digest_many(buffers, algorithm.kernel_id)
+    return [digest(data, algorithm) for data in buffers]
+
+
+def scales(algorithm: Algorithm) -> bool:
+    """Whether threads hash side by side; where not, the interpreter's lock makes them wait."""
+    return algorithm._native_from < sys.maxsize
 
 
 def hash_blocks(data: Buffer, algorithm: Algorithm) -> bytes:
@@ -198,7 +240,44 @@ class Hasher:
 
 def digest_fd(fd: int, algorithm: Algorithm = Algorithm.SHA256) -> bytes:
     """The digest of the file behind `fd`, read from its start with pread; the offset stays."""
+    if scales(algorithm):
+        return _native.digest_fd(fd, algorithm.kernel_id)
     hasher = Hasher(algorithm)
     while chunk := os.pread(fd, _READ_SIZE, hasher.size):
         hasher.update(chunk)
     return hasher.digest()
+
+
+def hash_range(fd: int, offset: int, length: int, algorithm: Algorithm) -> bytes:
+    """The hashes of the blocks of a range of a file, in a row; fewer where the file ends.
+
+    The offset of `fd` stays.
+    """
+    if scales(algorithm):
+        return _native.hash_fd(fd, offset, length, algorithm.kernel_id)
+    hashes = []
+    for at in range(offset, offset + length, _READ_SIZE):
+        data = _pread(fd, min(_READ_SIZE, offset + length - at), at)
+        hashes.append(_hash_blocks(data, algorithm))
+        if len(data) < _READ_SIZE:
+            break
+    return b"".join(hashes)
+
+
+def read_range(fd: int, offset: int, length: int, algorithm: Algorithm) -> tuple[bytes, bytes]:
+    """A range of a file, and the hashes of its blocks in a row; less where the file ends.
+
+    The offset of `fd` stays.
+    """
+    if scales(algorithm):
+        return _native.read_fd(fd, offset, length, algorithm.kernel_id)
+    data = _pread(fd, length, offset)
+    return data, _hash_blocks(data, algorithm)
+
+
+def _pread(fd: int, size: int, offset: int) -> bytes:
+    """`size` bytes from `offset`; fewer only where the file ends."""
+    data = os.pread(fd, size, offset)
+    while len(data) < size and (more := os.pread(fd, size - len(data), offset + len(data))):
+        data += more
+    return data
