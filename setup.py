@@ -25,7 +25,14 @@ setup(
                 ("_FILE_OFFSET_BITS", "64"),
                 *([("Py_LIMITED_API", "0x030B0000")] if STABLE else []),
             ],
-            extra_compile_args=["-O3", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"],
+            extra_compile_args=[
+                "-O3",
+                "-g0",
+                "-std=gnu11",
+                "-Wall",
+                "-Wextra",
+                "-fvisibility=hidden",
+            ],
             py_limited_api=STABLE,
             optional=True,
         )
