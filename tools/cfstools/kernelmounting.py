@@ -31,19 +31,15 @@ from cfsrepo.store.repository import Repository
 from cfsrepo.system import linux, mounttable, usernamespace
 from cfsrepo.system.mounttable import Mount
 from cfsrepo.system.processes import boot_id
-from cfstools import kernelrequest
 from cfstools.context import open_repository
-from cfstools.kernelrequest import Helper, Request
+from cfstools.mountrequest import Helper, KernelRequest
 from cfstools.options import Arguments
 
 _HELPER = "mount.composefs"
 
 
-def run(args: Arguments) -> int:
+def run(args: Arguments, request: KernelRequest) -> int:
     """`cfs mount` by the kernel."""
-    request = kernelrequest.from_arguments(args)
-    if request.repository is not None:
-        args.repo = request.repository
     point = mounts.check_mount_point(args.dir)
     with open_repository(args) as repository, ExitStack() as stack:
         image = names.resolve(repository, args.image)
@@ -81,7 +77,7 @@ def run(args: Arguments) -> int:
     return 0
 
 
-def _verity_required(request: Request, repository: Repository, image_id: str) -> bool:
+def _verity_required(request: KernelRequest, repository: Repository, image_id: str) -> bool:
     if request.digest is not None:
         return True
     if request.require_verity is not None:

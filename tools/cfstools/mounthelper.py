@@ -14,9 +14,9 @@ from __future__ import annotations
 import getopt
 import sys
 
-from cfsfuse.options import split
 from cfsrepo import errors
 from cfstools import cli
+from cfstools.options.mount_options import split
 
 _EXIT_USAGE = 1
 _EXIT_FAILED = 32

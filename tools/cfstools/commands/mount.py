@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from cfsfuse import daemon, logfile, mounts
-from cfsfuse import options as mount_options
 from cfsfuse.daemon import Ready
-from cfsfuse.options import MountOptions
-from cfstools import imagelookup, kernelmounting, kernelrequest
+from cfstools import imagelookup, kernelmounting
+from cfstools.mountrequest import MountRequest
 from cfstools.options import Arguments
 
 _TIMEOUT = 60.0
 
 
 def run(args: Arguments) -> int:
-    if kernelrequest.wanted(args):
-        return kernelmounting.run(args)
-    options = _options(args)
-    if options.repository is not None:
-        args.repo = options.repository
+    request = MountRequest(args)
+    if request.repository is not None:
+        args.repo = request.repository
+    if request.by_kernel:
+        return kernelmounting.run(args, request.for_kernel())
+    options = request.for_fuse()
     point = mounts.check_mount_point(args.dir)
     source = imagelookup.find(args)
     with imagelookup.opened(source):
@@ -42,21 +41,3 @@ def run(args: Arguments) -> int:
     finally:
         os.close(log_fd)
     return 0
-
-
-def _options(args: Arguments) -> MountOptions:
-    """The choices of the command line; flags win over `-o`."""
-    options = mount_options.parse(args.options)
-    flags = [
-        f"{key}={value}"
-        for key in ("verify", "engine", "uid", "gid")
-        if (value := getattr(args, key)) is not None
-    ]
-    if args.idmap is not None:
-        flags.append("idmap=" + args.idmap.replace(",", "\\,"))
-    if args.enforce_permissions:
-        flags.append("enforce_permissions")
-    options = mount_options.parse(flags, options)
-    if args.subdir is not None:
-        options = replace(options, subdir=os.fsencode(args.subdir))
-    return options

@@ -42,7 +42,8 @@ class Argument(NamedTuple):
     """The value where the word is not given."""
     choices: tuple[str, ...] = ()
     completes: str = ""
-    """What a shell offers: `image`, `file`, `directory`, `mount`, `pin`, `command`; or nothing."""
+    """What a shell offers: `image`, `file`, `directory`, `mount`, `pin`, `command`,
+    `mount-option`; or nothing."""
 
 
 class Option(NamedTuple):
@@ -97,6 +98,8 @@ class Command(NamedTuple):
     examples: tuple[Example, ...] = ()
     description: str = ""
     """Paragraphs for help and man page, after the summary."""
+    sections: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
+    """More lists for help and man page: a title, and words with what they mean."""
     actions: tuple[Command, ...] = ()
     """Commands of the second level: `cfs meta set`. They have the arguments, not the command."""
     summary: str = ""

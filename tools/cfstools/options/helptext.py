@@ -56,6 +56,8 @@ def of_command(command: Command, prefix: str = "cfs") -> str:
         lines += ["", "Arguments:", *arguments]
     if command.options:
         lines += ["", "Options:", *_options(command.options)]
+    for title, rows in command.sections:
+        lines += ["", f"{title}:", *_rows(rows)]
     if not command.foreign:
         lines += ["", "Options of all commands:", *_options(GLOBAL)]
     if command.examples:

@@ -116,7 +116,7 @@ def _values(command: Command, given: Iterable[tuple[Option, str]], action: str) 
     for option, value in given:
         name = option.attribute
         if option.choices and value not in option.choices:
-            raise _no_choice(option.flags[-1], value, option.choices)
+            raise no_choice(option.flags[-1], value, option.choices)
         if not option.repeated:
             values[name] = value if option.value else option.sets
         elif option.value:
@@ -126,7 +126,7 @@ def _values(command: Command, given: Iterable[tuple[Option, str]], action: str) 
     return Arguments(**values)
 
 
-def _no_choice(what: str, value: str, choices: Sequence[str]) -> UsageError:
+def no_choice(what: str, value: str, choices: Sequence[str]) -> UsageError:
     return unknown(f"{what}: no such choice", value, choices, f"choose from {', '.join(choices)}")
 
 
@@ -170,7 +170,7 @@ def _place(
         at += take
         for word in taken:
             if argument.choices and word not in argument.choices:
-                raise _no_choice(f"{shown}: {argument.metavar}", word, argument.choices)
+                raise no_choice(f"{shown}: {argument.metavar}", word, argument.choices)
         value = taken if argument.nargs in ("*", "+") else next(iter(taken), argument.default)
         setattr(arguments, argument.name, value)
     if left:
