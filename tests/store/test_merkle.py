@@ -14,7 +14,8 @@ from cfsrepo.formats import fsverity
 from cfsrepo.formats.fsverity import BLOCK_SIZE, Algorithm, Buffer
 from cfsrepo.store import merkle
 from cfsrepo.store.merkle import MerkleStore, TreeDamagedError, level_blocks
-from cfsrepo.store.objects import TREE_MIN, object_path
+from cfsrepo.store.objects import object_path
+from cfsrepo.store.objectwriter import TREE_MIN
 from cfsrepo.store.repository import Repository
 from tests.fuse.fuse_helpers import noise
 
@@ -106,7 +107,7 @@ def test_storing_a_large_object_stores_its_tree(tmp_path: Path, tail: int) -> No
             for offset in range(0, len(data), 100_000):
                 writer.write(data[offset : offset + 100_000])
             digest = writer.commit()
-        if repository.objects._verity:
+        if repository.objects.verity:
             pytest.skip("the kernel has the tree: this file system has fs-verity")
         store = MerkleStore(os.path.join(repository.path, merkle.DIRECTORY), repository.algorithm)
         tree = store.load(len(data), digest)

@@ -10,9 +10,9 @@ import pytest
 from cfsrepo.errors import RepositoryError, UsageError
 from cfsrepo.formats.fsverity import Algorithm
 from cfsrepo.images import names
-from cfsrepo.store.objects import Ways, object_path
+from cfsrepo.store.objectcopy import Ways
+from cfsrepo.store.objects import object_path
 from cfsrepo.store.repository import Repository
-from cfsrepo.system import linux
 from cfsrepo.upkeep import fsck
 from cfsrepo.upkeep.clone import clone
 from cfsrepo.upkeep.gc import collect
@@ -83,44 +83,38 @@ def test_only_some_images(source: Repository, target: Repository) -> None:
     assert fsck.check(target).clean
 
 
-def test_what_cannot_be_shared_is_copied(
-    source: Repository, target: Repository, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ways", [Ways(), Ways(False, True), Ways(False, False)])
+@pytest.mark.parametrize("damage", [A.upper(), A[:100]])
+def test_damage_is_not_copied(
+    source: Repository, target: Repository, ways: Ways, damage: bytes
 ) -> None:
-    monkeypatch.setattr(linux, "clone_file", lambda src, dst: False)
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise OSError(18, "Invalid cross-device link")
-
-    monkeypatch.setattr(os, "link", refuse)
-    ways = Ways()
     digest = source.objects.put(A)
-    target.objects._tmpfile = False  # link_fd is os.link too
-    assert target.objects.copy_from(source.objects, digest, ways) == "copy"
-    assert (ways.reflink, ways.hardlink) == (False, False)
-    assert target.objects.read(digest) == A
-
-
-def test_a_file_system_that_shares_blocks(
-    source: Repository, target: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def clone_file(src: int, dst: int) -> bool:
-        os.sendfile(dst, src, 0, 1 << 20)
-        return True
-
-    monkeypatch.setattr(linux, "clone_file", clone_file)
-    digest = source.objects.put(A)
-    assert target.objects.copy_from(source.objects, digest, Ways()) == "reflink"
-    assert target.objects.copy_from(source.objects, digest, Ways()) == "present"
-    assert target.objects.read(digest) == A
-
-
-def test_damage_is_not_copied(source: Repository, target: Repository) -> None:
-    digest = source.objects.put(A)
-    Path(source.objects.path, object_path(digest)).write_bytes(A.upper())
+    Path(source.objects.path, object_path(digest)).write_bytes(damage)
     with pytest.raises(RepositoryError, match="does not have this digest"):
-        clone(source, target, ways=Ways(False, False))
+        clone(source, target, ways=ways)
     assert links(target) == {}
     assert not target.objects.has(digest)
+
+
+@pytest.mark.parametrize("ways", [Ways(), Ways(False, True), Ways(False, False)])
+def test_a_good_object_of_the_target_survives_a_damaged_source(
+    source: Repository, target: Repository, ways: Ways
+) -> None:
+    digest = source.objects.put(A)
+    target.objects.put(A)
+    os.truncate(Path(source.objects.path, object_path(digest)), 100)
+    clone(source, target, ways=ways)
+    assert target.objects.read(digest) == A
+    assert fsck.check(target).clean
+
+
+def test_a_tag_without_its_stream_is_an_error_before_anything_is_copied(
+    source: Repository, target: Repository
+) -> None:
+    os.unlink(f"{source.path}/streams/{source.tags()['one']}")
+    with pytest.raises(RepositoryError, match="one: the image is damaged"):
+        clone(source, target)
+    assert links(target) == {}
 
 
 def test_another_algorithm_is_refused(source: Repository, tmp_path: Path) -> None:

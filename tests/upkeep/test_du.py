@@ -8,7 +8,8 @@ import pytest
 
 from cfsrepo.formats import fsverity
 from cfsrepo.store import pins
-from cfsrepo.store.objects import Ways, object_path
+from cfsrepo.store.objectcopy import Ways, copy_object
+from cfsrepo.store.objects import object_path
 from cfsrepo.store.repository import Repository
 from cfsrepo.upkeep import du
 from cfsrepo.upkeep.gc import collect
@@ -79,7 +80,7 @@ def test_what_another_repository_shares_is_not_freed(repo: Repository, tmp_path:
     digest = repo.objects.put(A)
     alone = repo.objects.put(B)
     with Repository.init(str(tmp_path / "other")) as other:
-        other.objects.copy_from(repo.objects, digest, Ways(reflink=False))
+        copy_object(repo.objects, other.objects, digest, Ways(reflink=False))
     found = du.usage(repo)
     assert found.garbage == disk_of(repo, A) + disk_of(repo, B)
     assert found.freed == disk_of(repo, B)
@@ -91,7 +92,7 @@ def test_what_another_repository_shares_is_not_freed(repo: Repository, tmp_path:
 
 def test_other_streams_and_private_files(repo: Repository) -> None:
     repo.put_stream("top", _stream(repo))
-    repo._set_ref("streams", "other/top", "top")
+    repo.set_stream_ref("other/top", "top")
     Path(repo.private_directory("quarantine"), "x").write_bytes(b"x" * 10_000)
     found = du.usage(repo)
     assert found.other == allocated(repo)

@@ -25,7 +25,7 @@ from cfsrepo.store.repository import Repository
 from cfsrepo.upkeep import du, fsck
 from cfsrepo.upkeep.findings import Checked, Kind, Problem
 from cfsrepo.upkeep.gc import collect
-from cfsrepo.upkeep.repair import MendingStore, repair
+from cfsrepo.upkeep.repair import repair
 from tests.oci.oci_builder import LayoutBuilder, base, directory, hardlink, member
 from tests.store.repository_helpers import add_files, add_image, make_image_file
 
@@ -528,6 +528,14 @@ def test_sources_that_do_not_fit(repo: Repository, tmp_path: Path, layout: Layou
         repair(repo, checked, [str(tmp_path / "sha512")])
 
 
+class AllDoubted:
+    def object(self, digest: bytes) -> bool:
+        return True
+
+    def stream(self, content_id: str) -> bool:
+        return True
+
+
 def test_the_file_is_never_absent_while_it_is_replaced(
     repo: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -536,10 +544,10 @@ def test_the_file_is_never_absent_while_it_is_replaced(
     flip(repo, digest)
     removed: list[str] = []
     monkeypatch.setattr(os, "unlink", lambda path, **kwargs: removed.append(path))
-    store = MendingStore(repo.objects, {digest})
-    assert store.size(digest) is None
-    assert store.put(A) == digest
-    assert store.size(digest) == len(A)
+    with repo.doubting(AllDoubted()) as doubting:
+        assert doubting.objects.size(digest) is None
+        assert doubting.objects.put(A) == digest
+    assert repo.objects.read(digest) == A
     assert removed == []
 
 

@@ -98,7 +98,7 @@ def test_an_image_file_with_a_name_keeps_its_files(repo: Repository) -> None:
     repo.objects.put(C)
     assert dry_and_real(repo).objects == 1
     assert has(repo, A)
-    repo.unname_image("name")
+    repo.untag("name")
     result = dry_and_real(repo)
     assert (result.objects, result.images) == (2, 1)
     assert image_id not in repo.images()
@@ -113,7 +113,7 @@ def test_streams_that_are_no_oci_images_are_followed(repo: Repository) -> None:
     top = SplitStreamWriter(repo.algorithm, OCI_LAYER)
     top.named_ref("whatever", leaf_digest)
     repo.put_stream("top", top.finish())
-    repo._set_ref("streams", "other/tool/name", "top")
+    repo.set_stream_ref("other/tool/name", "top")
     assert dry_and_real(repo) == gc.Collected()
     assert has(repo, A)
     assert has(repo, C)
@@ -126,7 +126,7 @@ def test_a_chain_of_streams_is_followed_however_long(repo: Repository) -> None:
         writer.named_ref("next", digest)
         digest = repo.objects.put(writer.finish())
     repo.publish({"top": digest})
-    repo._set_ref("streams", "top", "top")
+    repo.set_stream_ref("top", "top")
     assert collect(repo, dry_run=True) == gc.Collected()
 
 

@@ -91,6 +91,18 @@ def pull(
         )
 
 
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image of which everything is stored, and nothing visible yet."""
+
+    streams: dict[str, bytes]
+    """Content id -> digest of each stream, the manifest's last."""
+    images: dict[int, bytes]
+    """Digests of the image files by version of the format."""
+    new_layers: int
+    """Layers that the repository did not have."""
+
+
 def import_image(
     repo: Repository,
     source: ImageSource,
@@ -103,12 +115,46 @@ def import_image(
     progress: Progress,
     stored: Mapping[str, bytes] | None = None,
 ) -> PulledImage:
-    """Import the image of a manifest whose bytes were checked; its blobs come from `source`.
+    """Store the image as `store_image` does, make it visible, and call it `name`."""
+    encode_tag(name)  # a name that is none must not be found out at the end
+    image = store_image(
+        repo,
+        source,
+        manifest_data,
+        manifest,
+        manifest_digest,
+        xattrs=xattrs,
+        progress=progress,
+        stored=stored,
+    )
+    repo.publish(image.streams, image.images.values())
+    repo.tag(name, MANIFEST_PREFIX + manifest_digest)
+    return PulledImage(
+        image.images[repo.meta.erofs_default].hex(),
+        manifest_digest,
+        manifest.config.digest,
+        name,
+        len(manifest.layers),
+        image.new_layers,
+    )
+
+
+def store_image(
+    repo: Repository,
+    source: ImageSource,
+    manifest_data: bytes,
+    manifest: Manifest,
+    manifest_digest: str,
+    *,
+    xattrs: XattrMode,
+    progress: Progress,
+    stored: Mapping[str, bytes] | None = None,
+) -> StoredImage:
+    """Store the image of a manifest whose bytes were checked; its blobs come from `source`.
 
     `stored`: layers that are in the object store already (diff id -> digest of the stream).
     """
     repo.check_writable()
-    encode_tag(name)  # a name that is none must not be found out at the end
     config_name = f"configuration {manifest.config.digest}"
     config_data = read_document(source, manifest.config)
     config = parse_config(config_data, config_name)
@@ -141,16 +187,7 @@ def import_image(
     content_id = MANIFEST_PREFIX + manifest_digest
     refs = {CONFIG_REF + manifest.config.digest: config_stream, **refs}
     streams[content_id] = _store_document(repo, content_id, OCI_MANIFEST, manifest_data, refs)
-    repo.publish(streams, images.values())
-    repo.tag(name, content_id)
-    return PulledImage(
-        images[repo.meta.erofs_default].hex(),
-        manifest_digest,
-        manifest.config.digest,
-        name,
-        len(manifest.layers),
-        len(jobs),
-    )
+    return StoredImage(streams, images, len(jobs))
 
 
 def _known_layers(repo: Repository, config: ImageConfig) -> dict[str, bytes]:

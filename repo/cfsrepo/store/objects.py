@@ -14,26 +14,22 @@ Content that goes through here is hashed once, while it is in memory.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from cfsrepo.errors import NotFoundError, RepositoryError, VerityError
 from cfsrepo.formats import fsverity
-from cfsrepo.formats.fsverity import Algorithm, Buffer, Hasher, VerityPolicy
+from cfsrepo.formats.fsverity import Algorithm, Buffer, VerityPolicy
 from cfsrepo.store import hardlink, kernelverity
 from cfsrepo.store.kernelverity import enable_when_idle, unsupported
+from cfsrepo.store.objectwriter import ObjectWriter
 from cfsrepo.store.temporary import Draft, make_directory, temporary_name, umask, write_all
 from cfsrepo.system import linux
 from cfsrepo.system.closing import Closing
 
-TREE_MIN: Final = 1 << 20
-"""Objects above this size have a Merkle tree kept for them (`cfsrepo.store.merkle`)."""
-_LEAVES_MAX: Final = 64 << 20  # bytes of hashes in memory; of a larger object, later
 _FILE_MODE: Final = 0o644
 _READ_SIZE: Final = 1 << 20
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CLOEXEC
@@ -59,19 +55,6 @@ def digest_from_path(path: str, algorithm: Algorithm) -> bytes | None:
     return bytes.fromhex(name)
 
 
-@dataclass(slots=True)
-class Ways:
-    """How objects may get from one store to another: `reflink`, `hardlink`, else `copy`.
-
-    What a file system refuses is switched off, so that it is not tried for each object.
-    """
-
-    reflink: bool = True
-    """Share the blocks, as separate files (btrfs, XFS)."""
-    hardlink: bool = True
-    """Be the same file."""
-
-
 class ObjectStore(Closing):
     """The directory `path` of objects. Several may be open on one directory, in any process."""
 
@@ -89,13 +72,13 @@ class ObjectStore(Closing):
         self.writable = writable
         self.keep_tree: Callable[[int, bytes, bytes], None] | None = None
         """Called with size, digest and hashes of the blocks of a new large object."""
+        self.doubted: Callable[[bytes], bool] | None = None
+        """Whether an object is to count as absent: `cfsrepo.upkeep.repair` sets it."""
         self._fd = -1
         self._tmpfile = True
         self._adopting = True  # until it turns out that what is adopted is on another file system
-        # Whether to enable fs-verity on new objects; TRY finds out with the first one.
-        self._verity: bool | None = {VerityPolicy.OFF: False, VerityPolicy.REQUIRE: True}.get(
-            policy
-        )
+        self.verity: bool | None = {VerityPolicy.OFF: False, VerityPolicy.REQUIRE: True}.get(policy)
+        """Whether to enable fs-verity on new objects. None: `try`, until the first one tells."""
         self._fix_mode = bool(umask() & _FILE_MODE)
 
     def close(self) -> None:
@@ -122,6 +105,8 @@ class ObjectStore(Closing):
 
     def open(self, digest: bytes) -> int:
         """A read-only descriptor of an object, which the caller closes; `NotFoundError`."""
+        if self.doubted is not None and self.doubted(digest):
+            raise self._missing(digest)
         try:
             return os.open(
                 object_path(digest),
@@ -137,6 +122,8 @@ class ObjectStore(Closing):
 
     def size(self, digest: bytes) -> int | None:
         """Size of the object's file in bytes; None where there is none."""
+        if self.doubted is not None and self.doubted(digest):
+            return None
         try:
             return os.stat(object_path(digest), dir_fd=self.dir_fd, follow_symlinks=False).st_size
         except (FileNotFoundError, NotFoundError):
@@ -178,27 +165,23 @@ class ObjectStore(Closing):
 
     def put(self, data: Buffer) -> bytes:
         """Store `data`; returns its digest. Content that is there already is not written again."""
-        if not self.writable:
-            raise self._read_only()
+        self.check_writable()
         digest = fsverity.digest(data, self.algorithm)
-        name = digest.hex()
-        prefix = name[:2]
-        path = f"{prefix}/{name[2:]}"
-        if not self._has_good(path, digest, len(data)):
-            draft = self._draft(prefix)
+        path = object_path(digest)
+        if not self.has_good(path, digest, len(data)):
+            draft = self.draft(path[:2])
             try:
                 write_all(draft.fd, data)
-                self._install(draft, path, digest)
+                self.install(draft, path, digest)
             except OSError as error:
-                raise self._failed(error) from error
+                raise self.failed(error) from error
             finally:
                 draft.discard()
         return digest
 
     def writer(self) -> ObjectWriter:
         """For content that comes in pieces: `with store.writer() as writer: ... commit()`."""
-        if not self.writable:
-            raise self._read_only()
+        self.check_writable()
         return ObjectWriter(self)
 
     def put_shared(self, fd: int) -> bytes | None:
@@ -207,9 +190,8 @@ class ObjectStore(Closing):
         None where the file system cannot (reflink). The file may change meanwhile: what is hashed
         is the object, not the file.
         """
-        if not self.writable:
-            raise self._read_only()
-        draft = self._draft(".")
+        self.check_writable()
+        draft = self.draft(".")
         try:
             if not linux.clone_file(fd, draft.fd):
                 return None
@@ -219,13 +201,10 @@ class ObjectStore(Closing):
                 size = os.fstat(reader).st_size
             finally:
                 os.close(reader)
-            path = object_path(digest)
-            if not self._has_good(path, digest, size):
-                make_directory(path[:2], self.dir_fd)
-                self._install(draft, path, digest)
+            self.complete(draft, digest, size)
             return digest
         except OSError as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
         finally:
             draft.discard()
 
@@ -237,8 +216,7 @@ class ObjectStore(Closing):
         it is as it was, and a copy of it can be stored. Content that is there already is
         not replaced. A file that was taken must not be changed.
         """
-        if not self.writable:
-            raise self._read_only()
+        self.check_writable()
         if not self._adopting:
             return None
         held = hardlink.hold(fd)
@@ -248,89 +226,40 @@ class ObjectStore(Closing):
             digest = held.digest(self.algorithm)
             path = object_path(digest)
             try:
-                if self._has_good(path, digest, held.size):
+                if self.has_good(path, digest, held.size):
                     return digest
                 make_directory(path[:2], self.dir_fd)
                 if held.names == names and held.install(self.dir_fd, path, self._enabler(digest)):
                     return digest
             except OSError as error:
                 if error.errno != errno.EXDEV:
-                    raise self._failed(error) from error
+                    raise self.failed(error) from error
                 self._adopting = False
         return None
 
     def _enabler(self, digest: bytes) -> Callable[[int], bool]:
-        return lambda fd: self._verity is not False and self._enable(fd, digest)
+        return lambda fd: self.verity is not False and self.enable(fd, digest)
 
-    def copy_from(self, source: ObjectStore, digest: bytes, ways: Ways) -> str:
-        """Have the object `digest` of another store here too; says how: a word of `Ways`.
-
-        Data that is copied is checked on the way (`RepositoryError`); shared data is not read.
-        """
+    def check_writable(self) -> None:
+        """`RepositoryError` where nothing may be written."""
         if not self.writable:
-            raise self._read_only()
+            raise RepositoryError(f"{self.path}: the repository is open for reading only")
+
+    # --- for the modules that bring content in ---------------------------------------------------
+
+    def complete(self, draft: Draft, digest: bytes, size: int) -> bool:
+        """Make the complete file `draft` the object `digest`; False where that is there already."""
         path = object_path(digest)
-        fd = source.open(digest)
-        try:
-            size = os.fstat(fd).st_size
-            if self._has_good(path, digest, size):
-                return "present"
-            try:
-                if ways.reflink and (self._reflink(fd, path, digest)):
-                    return "reflink"
-                ways.reflink = False
-                if ways.hardlink and self._hardlink(source, path, digest):
-                    return "hardlink"
-                ways.hardlink = False
-                with self.writer() as writer:
-                    while chunk := os.read(fd, _READ_SIZE):
-                        writer.write(chunk)
-                    if writer.digest() != digest:
-                        raise source.damaged(digest)
-                    writer.commit()
-            except OSError as error:
-                raise self._failed(error) from error
-            return "copy"
-        finally:
-            os.close(fd)
-
-    def _reflink(self, fd: int, path: str, digest: bytes) -> bool:
-        """Make the object share the blocks of `fd`; False where the file system cannot."""
-        draft = self._draft(".")
-        try:
-            if not linux.clone_file(fd, draft.fd):
-                return False
-            make_directory(path[:2], self.dir_fd)
-            self._install(draft, path, digest)
-            return True
-        finally:
-            draft.discard()
-
-    def _hardlink(self, source: ObjectStore, path: str, digest: bytes) -> bool:
-        """Make the object the same file as in `source`; False where that is not possible."""
+        if self.has_good(path, digest, size):
+            return False
         make_directory(path[:2], self.dir_fd)
-        name = temporary_name()
-        try:
-            os.link(path, name, src_dir_fd=source.dir_fd, dst_dir_fd=self.dir_fd)
-        except OSError as error:
-            if error.errno in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
-                return False
-            raise
-        try:
-            if self._verity is not False:
-                with linux.opened(name, os.O_RDONLY, dir_fd=self.dir_fd) as fd:
-                    self._enable(fd, digest)
-            os.rename(name, path, src_dir_fd=self.dir_fd, dst_dir_fd=self.dir_fd)
-        except BaseException:
-            os.unlink(name, dir_fd=self.dir_fd)
-            raise
-        # Renaming one name of a file over another name of it does nothing, and leaves both.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=self.dir_fd)
+        self.install(draft, path, digest)
         return True
 
-    def _has_good(self, path: str, digest: bytes, size: int) -> bool:
+    def has_good(self, path: str, digest: bytes, size: int) -> bool:
         """Whether the object exists in the right size and, where it must be, protected."""
+        if self.doubted is not None and self.doubted(digest):
+            return False
         try:
             found = os.stat(path, dir_fd=self.dir_fd, follow_symlinks=False).st_size
         except FileNotFoundError:
@@ -342,14 +271,14 @@ class ObjectStore(Closing):
         with linux.opened(path, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self.dir_fd) as fd:
             return kernelverity.measure(fd, self.algorithm) == digest
 
-    def _draft(self, prefix: str) -> Draft:
+    def draft(self, prefix: str) -> Draft:
         """A new file, open for writing, in the directory `prefix`, which is made if missing."""
         if self._tmpfile:
             try:
                 return Draft(self._open_tmpfile(prefix), self.dir_fd, None)
             except OSError as error:
                 if error.errno not in _NO_TMPFILE:
-                    raise self._failed(error) from error
+                    raise self.failed(error) from error
                 self._tmpfile = False
         name = temporary_name()
         flags = _WRITE_FLAGS | os.O_CREAT | os.O_EXCL
@@ -370,20 +299,20 @@ class ObjectStore(Closing):
             os.fchmod(fd, _FILE_MODE)
         return fd
 
-    def _install(self, draft: Draft, path: str, digest: bytes) -> None:
+    def install(self, draft: Draft, path: str, digest: bytes) -> None:
         """Protect the complete file and give it its name.
 
         A file that has the name already is kept if it is good (somebody was faster), else replaced
         (a crash or damage left it).
         """
-        if self._verity is not False:
+        if self.verity is not False:
             self._protect(draft, digest)
         if draft.name is None:
             try:
                 linux.link_fd(draft.fd, self.dir_fd, path)
                 return
             except FileExistsError:
-                if self._has_good(path, digest, os.fstat(draft.fd).st_size):
+                if self.has_good(path, digest, os.fstat(draft.fd).st_size):
                     return
                 name = temporary_name()
                 linux.link_fd(draft.fd, self.dir_fd, name)
@@ -401,91 +330,24 @@ class ObjectStore(Closing):
         reader = linux.reopen(draft.fd, os.O_RDONLY)
         os.close(draft.fd)
         draft.fd = reader
-        self._enable(reader, digest)
+        self.enable(reader, digest)
 
-    def _enable(self, reader: int, digest: bytes) -> bool:
+    def enable(self, reader: int, digest: bytes) -> bool:
         """Enable fs-verity on the file as the policy says; whether it has it."""
         enabled = enable_when_idle(reader, self.algorithm)
-        if not enabled and self._verity is True:
+        if not enabled and self.verity is True:
             raise unsupported(self.path)
-        if self._verity is None:
-            self._verity = enabled
+        if self.verity is None:
+            self.verity = enabled
         if enabled and kernelverity.measure(reader, self.algorithm) != digest:
             raise VerityError(f"{self.path}/{object_path(digest)}: the kernel measures otherwise")
         return enabled
 
-    def _read_only(self) -> RepositoryError:
-        return RepositoryError(f"{self.path}: the repository is open for reading only")
-
-    def _failed(self, error: OSError) -> OSError:
+    def failed(self, error: OSError) -> OSError:
         """`error` with the object directory's name where it has none that means something."""
         if error.filename is not None and str(error.filename).startswith(self.path):
             return error
         return OSError(error.errno, error.strerror, self.path)
-
-
-class ObjectWriter(Closing):
-    """One object that comes in pieces; hashed and written as they come, in bounded memory.
-
-    A context manager: leaving it without `commit` abandons what was written.
-    """
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-        self._leaves: bytearray | None = None if store.keep_tree is None else bytearray()
-        self._hasher = Hasher(store.algorithm, None if self._leaves is None else self._keep_leaves)
-        self._draft = store._draft(".")
-
-    @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        return self._hasher.size
-
-    def write(self, chunk: Buffer) -> None:
-        """Append `chunk`."""
-        self._hasher.update(chunk)
-        try:
-            write_all(self._draft.fd, chunk)
-        except OSError as error:
-            raise self._store._failed(error) from error
-
-    def _keep_leaves(self, hashes: bytes) -> None:
-        if self._leaves is not None:
-            self._leaves += hashes
-            if len(self._leaves) > _LEAVES_MAX:
-                self._leaves = None
-
-    def digest(self) -> bytes:
-        """The digest of what was written so far."""
-        return self._hasher.digest()
-
-    def commit(self) -> bytes:
-        """Complete the object; returns its digest."""
-        digest = self._hasher.digest()
-        store = self._store
-        path = object_path(digest)
-        try:
-            if not store._has_good(path, digest, self._hasher.size):
-                make_directory(path[:2], store.dir_fd)
-                store._install(self._draft, path, digest)
-                self._store_tree(digest)
-        except OSError as error:
-            raise store._failed(error) from error
-        finally:
-            self._draft.discard()
-        return digest
-
-    def _store_tree(self, digest: bytes) -> None:
-        """Keep the hashes of a large object's blocks, where the kernel does not check them."""
-        store = self._store
-        if store.keep_tree is None or self._leaves is None or store._verity:
-            return
-        if self.size > TREE_MIN:
-            store.keep_tree(self.size, digest, bytes(self._leaves) + self._hasher.last_leaf())
-
-    def close(self) -> None:
-        """Abandon what was written and not committed."""
-        self._draft.discard()
 
 
 def _read_all(fd: int) -> bytes:

@@ -2,7 +2,8 @@
 
 Where the file system can, the data is shared instead of copied: by reflink (separate files on the
 same blocks), else by hard link (objects are never modified, so one file can belong to two
-repositories), else it is copied, which also checks it. Objects that are there already stay.
+repositories). Either way it is checked (`cfsrepo.store.objectcopy`), and objects that are there
+already stay.
 
 Everything is stored first, then made visible: `cfsrepo.store.repository` has the order. A clone
 that was interrupted is continued by the same command.
@@ -14,11 +15,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from cfsrepo.errors import UsageError
+from cfsrepo.errors import RepositoryError, UsageError
 from cfsrepo.images.names import ImageName
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.store import ocistreams
-from cfsrepo.store.objects import Ways
+from cfsrepo.store.objectcopy import Ways, copy_object
 from cfsrepo.store.repository import Repository
 from cfsrepo.system import pool
 from cfsrepo.upkeep.reachability import Marker
@@ -85,8 +86,14 @@ def _copy(
     progress: Progress,
 ) -> Cloned:
     streams, images = source.streams(), source.images()
-    roots = {content_id: streams[content_id] for content_id in manifests if content_id in streams}
-    files = [images[image_id] for image_id in {*image_refs.values(), *alone} if image_id in images]
+    for name, wanted in (*tags.items(), *image_refs.items()):
+        if wanted not in streams and wanted not in images:
+            raise RepositoryError(
+                f"{name}: the image is damaged: there is no {wanted}",
+                hint="'cfs fsck' tells what else is",
+            )
+    roots = {content_id: streams[content_id] for content_id in manifests}
+    files = [images[image_id] for image_id in {*image_refs.values(), *alone}]
     marked = Marker(source).reach(roots, files)
     result = Cloned(objects=len(marked.live))
 
@@ -98,7 +105,7 @@ def _copy(
 
     def work(group: list[bytes]) -> Counter[str]:
         mine = Ways(ways.reflink, ways.hardlink)
-        return Counter(target.objects.copy_from(source.objects, d, mine) for d in sorted(group))
+        return Counter(copy_object(source.objects, target.objects, d, mine) for d in sorted(group))
 
     for group, done in pool.run(list(groups.values()), work):
         result.ways += done

@@ -19,20 +19,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
 from cfsrepo.errors import CfsError, NotFoundError, UsageError
 from cfsrepo.oci import importer
 from cfsrepo.oci.documents import Descriptor
+from cfsrepo.oci.importer import StoredImage
 from cfsrepo.oci.merge import XattrMode
 from cfsrepo.oci.transports.imagelayout import Layout
 from cfsrepo.oci.transports.reference import parse_reference
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.store import ocistreams, refs
 from cfsrepo.store.metafiles import PRIVATE_DIRECTORY
-from cfsrepo.store.objects import ObjectStore, Ways, object_path
+from cfsrepo.store.objectcopy import Ways, copy_object
 from cfsrepo.store.repository import Repository
 from cfsrepo.upkeep import fsck, objectcheck
 from cfsrepo.upkeep.findings import Checked, Kind, Problem
@@ -62,125 +63,79 @@ def repair(
     """Repair the problems that `checked` found, from `sources`, in order."""
     repository.check_writable()
     progress = progress or NoProgress()
-    work = _Repair(repository, checked, progress)
-    while True:
-        for source in sources:
-            if not work.finished():
-                work.take_from(source)
-        if not work.look_again():
-            return work.conclude()
+    doubts = _Doubts(repository, checked)
+    with repository.doubting(doubts) as view:
+        work = _Repair(repository, view, doubts, checked, progress)
+        while True:
+            for source in sources:
+                if doubts.any_left():
+                    work.take_from(source)
+            if not work.look_again():
+                return work.conclude()
 
 
-class MendingStore(ObjectStore):
-    """The objects of a repository some of which are known to be bad: those are written again.
+class _Doubts:
+    """What is to count as absent in a repository, so that storing it makes it again."""
 
-    A bad object counts as absent until its content is right, by whatever process it was repaired.
-    """
-
-    def __init__(self, store: ObjectStore, bad: set[bytes]) -> None:
-        super().__init__(store.path, store.algorithm, store.policy)
-        self.bad = set(bad)
-        self._plain = store
-
-    def is_bad(self, digest: bytes) -> bool:
-        """Whether the object is still bad; looks again."""
-        if digest not in self.bad:
-            return False
-        if objectcheck.state(self._plain, digest) is not None:
-            return True
-        self.bad.discard(digest)
-        return False
-
-    def open(self, digest: bytes) -> int:
-        if self.is_bad(digest):
-            raise NotFoundError(f"{self.path}/{object_path(digest)}: not repaired yet")
-        return super().open(digest)
-
-    def size(self, digest: bytes) -> int | None:
-        return None if self.is_bad(digest) else super().size(digest)
-
-    def _has_good(self, path: str, digest: bytes, size: int) -> bool:
-        return not self.is_bad(digest) and super()._has_good(path, digest, size)
-
-
-class _View(Repository):
-    """The repository as an import sees it that repairs: what is bad is not there.
-
-    The import makes an image that exists; only links that were bad are published.
-    """
-
-    def __init__(self, repository: Repository, store: MendingStore, bad_links: set[str]) -> None:
-        super().__init__(repository.path, os.dup(repository.fd), repository.meta, repository.policy)
-        self.objects: MendingStore = store
-        self._bad_links = bad_links
-        self.any_image = False
-        """Publish although the image file that was made is none of this repository."""
-
-    def stream_id(self, content_id: str) -> bytes | None:
-        digest = super().stream_id(content_id)
-        if digest is None or content_id in self._bad_links or self.objects.is_bad(digest):
-            return None
-        if content_id.startswith(ocistreams.LAYER_PREFIX):
-            try:
-                stream = self.read_stream(digest, content_id)
-            except CfsError:
-                return None
-            if any(self.objects.is_bad(ref) for ref in self.objects.bad & {*stream.object_refs}):
-                return None
-        return digest
-
-    def publish(self, streams: Mapping[str, bytes], images: Collection[bytes] = ()) -> None:
-        known = self.images()
-        if not self.any_image and not all(digest.hex() in known for digest in images):
-            return
-        bad = [content_id for content_id in streams if self.stream_id(content_id) is None]
-        documents = (ocistreams.MANIFEST_PREFIX, ocistreams.CONFIG_PREFIX)
-        if any(content_id.startswith(documents) for content_id in bad):
-            # They refer to each other by the digests of their streams: both or none.
-            bad = [name for name in streams if name in bad or name.startswith(documents)]
-        if bad:
-            shown = [digest for digest in images if digest.hex() in known]
-            super().publish({content_id: streams[content_id] for content_id in bad}, shown)
-            self._bad_links.difference_update(bad)
-
-    def tag(self, name: str, content_id: str) -> None:
-        """Names were not what was damaged."""
-
-
-class _Repair:
-    def __init__(self, repository: Repository, checked: Checked, progress: Progress) -> None:
-        self.repository = repository
-        self.checked = checked
-        self.progress = progress
-        self.store = MendingStore(repository.objects, checked.bad_objects())
-        streams = repository.streams()
-        # Streams whose link, or whose content under it, is not what it should be.
-        self.bad_links = {
+    def __init__(self, repository: Repository, checked: Checked) -> None:
+        self.objects = checked.bad_objects()
+        """Digests of objects that are missing or have another content."""
+        # What refers first, then what is referred to: a pull may come in between.
+        kept = set(repository.stream_refs().values())
+        self.links = {
             problem.path.removeprefix("streams/")
             for problem in checked.problems
             if problem.kind in (Kind.BAD_LINK, Kind.BAD_STREAM)
             and problem.path.startswith("streams/")
-        }
-        self.bad_links |= {
-            target for target in repository.stream_refs().values() if target not in streams
-        }
+        } | (kept - repository.streams().keys())
+        """Content ids of streams whose link, or whose content under it, is wrong."""
+        self._store = repository.objects
 
-    def finished(self) -> bool:
-        return not self.bad_links and not any(
-            self.store.is_bad(digest) for digest in list(self.store.bad)
-        )
+    def object(self, digest: bytes) -> bool:
+        """Whether the object is still bad; looks again, so whoever repaired it."""
+        if digest not in self.objects:
+            return False
+        if objectcheck.state(self._store, digest) is not None:
+            return True
+        self.objects.discard(digest)
+        return False
+
+    def stream(self, content_id: str) -> bool:
+        """Whether the stream's link is wrong."""
+        return content_id in self.links
+
+    def any_left(self) -> bool:
+        """Whether anything is still bad."""
+        return bool(self.links) or any(map(self.object, list(self.objects)))
+
+
+class _Repair:
+    def __init__(
+        self,
+        repository: Repository,
+        view: Repository,
+        doubts: _Doubts,
+        checked: Checked,
+        progress: Progress,
+    ) -> None:
+        self.repository = repository
+        self.view = view
+        """The same repository, without what is bad."""
+        self.doubts = doubts
+        self.checked = checked
+        self.progress = progress
 
     def look_again(self) -> bool:
         """Find what streams and images need that came back; whether there is anything new."""
         known = self.checked.bad_objects()
-        back = {digest for digest in known if not self.store.is_bad(digest)}
+        back = {digest for digest in known if not self.doubts.object(digest)}
         containers = {*self.repository.streams().values(), *self.repository.images().values()}
         if not back & containers:
             return False
         found = fsck.check(self.repository, metadata_only=True)
         new = [p for p in found.problems if p.digest is not None and p.digest not in known]
         self.checked.problems += new
-        self.store.bad |= self.checked.bad_objects() - known
+        self.doubts.objects |= self.checked.bad_objects() - known
         return bool(self.checked.bad_objects() - known)
 
     # --- sources ---------------------------------------------------------------------------------
@@ -197,29 +152,47 @@ class _Repair:
         reference = parse_reference(source)
         with Layout(reference.directory) as layout:
             for descriptor in self.descriptors(layout, reference.ref):
-                if self.finished():
+                if not self.doubts.any_left():
                     return
-                with _View(self.repository, self.store, self.bad_links) as view:
-                    self.import_again(view, layout, descriptor)
+                self.import_again(layout, descriptor)
 
-    def import_again(self, view: _View, layout: Layout, descriptor: Descriptor) -> None:
+    def import_again(self, layout: Layout, descriptor: Descriptor) -> None:
         """Import an image so that it comes out as it was; only the result tells how it was made."""
         data, manifest = layout.manifest(descriptor)
-        # At the end, whatever image comes out is better than none.
-        for mode, any_image in (*((mode, False) for mode in XattrMode), (XattrMode.OCI, True)):
-            view.any_image = any_image
-            made = importer.import_image(
-                view,
+        made: StoredImage | None = None
+        for mode in XattrMode:
+            found = importer.store_image(
+                self.view,
                 layout,
                 data,
                 manifest,
                 descriptor.digest,
-                "repair",
                 xattrs=mode,
                 progress=self.progress,
             )
-            if made.image_id in self.repository.images():
+            default = found.images[self.repository.meta.erofs_default]
+            if default.hex() in self.repository.images():
+                self.publish(found)
                 return
+            if mode is XattrMode.OCI:
+                made = found
+        # Whatever image comes out is better than none.
+        assert made is not None
+        self.publish(made)
+
+    def publish(self, made: StoredImage) -> None:
+        """Make those streams visible again whose links were bad. Names were not damaged."""
+        bad = {content_id for content_id in made.streams if self.view.stream_id(content_id) is None}
+        documents = (ocistreams.MANIFEST_PREFIX, ocistreams.CONFIG_PREFIX)
+        if any(content_id.startswith(documents) for content_id in bad):
+            # They refer to each other by the digests of their streams: both or none.
+            bad |= {name for name in made.streams if name.startswith(documents)}
+        if bad:
+            known = self.repository.images()
+            shown = [digest for digest in made.images.values() if digest.hex() in known]
+            again = {name: digest for name, digest in made.streams.items() if name in bad}
+            self.repository.publish(again, shown)
+            self.doubts.links -= bad
 
     def descriptors(self, layout: Layout, ref: str | None) -> list[Descriptor]:
         """The manifests of the layout that are images of this repository."""
@@ -228,7 +201,7 @@ class _Repair:
             for content_id in (
                 *self.repository.streams(),
                 *self.repository.stream_refs().values(),
-                *self.bad_links,
+                *self.doubts.links,
             )
             if content_id.startswith(ocistreams.MANIFEST_PREFIX)
         }
@@ -252,21 +225,21 @@ class _Repair:
         """Copy the objects that are bad here and good there, and streams that are missing here."""
         if other.algorithm is not self.repository.algorithm:
             raise UsageError(f"{other.path}: has {other.algorithm} digests")
-        for digest in sorted(self.store.bad):
+        for digest in sorted(self.doubts.objects):
             if objectcheck.state(other.objects, digest) is None:
-                self.store.copy_from(other.objects, digest, Ways())
-        for content_id in sorted(self.bad_links):
+                copy_object(other.objects, self.view.objects, digest, Ways())
+        for content_id in sorted(self.doubts.links):
             stream = other.stream_id(content_id)
             if stream is None or objectcheck.state(other.objects, stream) is not None:
                 continue
             marked = Marker(other).reach({content_id: stream}, ())
             for digest in sorted(marked.live):
-                self.store.copy_from(other.objects, digest, Ways())
+                copy_object(other.objects, self.view.objects, digest, Ways())
             below = {n: d for n, d in other.streams().items() if d in marked.streams}
             missing = {n: d for n, d in below.items() if self.repository.stream_id(n) is None}
             images = [d for d in other.images().values() if d in marked.live]
             self.repository.publish({**missing, content_id: stream}, images)
-            self.bad_links.discard(content_id)
+            self.doubts.links.discard(content_id)
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -277,7 +250,7 @@ class _Repair:
         to_move: list[Problem] = []
         for problem in self.checked.problems:
             if problem.digest is not None and problem.digest in self.checked.bad_objects():
-                if not self.store.is_bad(problem.digest):
+                if not self.doubts.object(problem.digest):
                     result.restored.append(problem.path)
                     continue
                 if problem.kind is not Kind.MISSING:
@@ -289,7 +262,7 @@ class _Repair:
                 target = self.repository.stream_refs().get(
                     problem.path.removeprefix("streams/refs/"), name
                 )
-                if problem.kind is not Kind.STRAY and target not in self.bad_links:
+                if problem.kind is not Kind.STRAY and target not in self.doubts.links:
                     result.restored.append(problem.path)
                     continue
             elif problem.kind is Kind.STRAY and problem.path.startswith("objects/"):
@@ -317,7 +290,7 @@ class _Repair:
         with repository.exclusive(self.progress.message):
             for problem in problems:
                 if problem.digest is not None:
-                    if not self.store.is_bad(problem.digest):
+                    if not self.doubts.object(problem.digest):
                         continue  # somebody stored it meanwhile
                     name = problem.digest.hex()
                 else:

@@ -7,7 +7,7 @@ import os
 from cfsrepo.errors import UsageError
 from cfsrepo.formats.fsverity import VerityPolicy
 from cfsrepo.images import names
-from cfsrepo.store.objects import Ways
+from cfsrepo.store.objectcopy import Ways
 from cfsrepo.store.repository import Repository
 from cfsrepo.upkeep.clone import clone
 from cfstools.options import Arguments
