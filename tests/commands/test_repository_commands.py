@@ -133,14 +133,14 @@ def test_images(cfs: Cfs, filled: str) -> None:
 
 
 def test_tag_and_untag(cfs: Cfs, filled: str) -> None:
-    cfs("tag", "one", "reg.example/app:latest")
+    cfs("tag", "one:1", "reg.example/app:latest")
     assert "reg.example/app:latest" in cfs("images")
     assert "Names:      one:1, reg.example/app:latest" in cfs("inspect", "reg.example/app")
     cfs("untag", "one:1", "reg.example/app:latest")
     assert [image["name"] for image in json.loads(cfs("images", "--json"))] == ["two:1", None]
-    assert "no such tag" in cfs("untag", "one:1", code=3)
+    assert "no such name" in cfs("untag", "one:1", code=3)
     assert "no such image" in cfs("tag", "absent", "x", code=3)
-    assert "'@'" in cfs("tag", "two", "@x", code=2)
+    assert "'@'" in cfs("tag", "two:1", "@x", code=2)
 
 
 def test_names_of_image_files(cfs: Cfs, filled: str) -> None:
@@ -154,10 +154,10 @@ def test_names_of_image_files(cfs: Cfs, filled: str) -> None:
 
 
 def test_inspect(cfs: Cfs, filled: str, layout: LayoutBuilder) -> None:
-    said = cfs("inspect", "one")
+    said = cfs("inspect", "one:1")
     assert "Created:    2026-01-02T03:04:05Z" in said
     assert "in 1 layers" in said
-    record = json.loads(cfs("inspect", "--json", "one"))
+    record = json.loads(cfs("inspect", "--json", "one:1"))
     assert record["names"] == ["one:1"]
     assert record["platform"] == "linux/amd64"
     blob = Path(layout.blob_path(record["manifest_digest"])).read_text()
@@ -169,9 +169,9 @@ def test_documents_are_byte_for_byte(
     filled: str, layout: LayoutBuilder, what: str, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     with Repository.open(filled) as repo:
-        image = names.resolve(repo, "one")
+        image = names.resolve(repo, "one:1")
     digest = image.manifest_digest if what == "manifest" else image.config_digest
-    assert cli.main(["--repo", filled, "inspect", f"--{what}", "one"]) == 0
+    assert cli.main(["--repo", filled, "inspect", f"--{what}", "one:1"]) == 0
     assert capfdbinary.readouterr().out == Path(layout.blob_path(str(digest))).read_bytes()
 
 
@@ -190,7 +190,7 @@ def test_gc(cfs: Cfs, filled: str) -> None:
 
 
 def test_pin_and_unpin(cfs: Cfs, filled: str) -> None:
-    pin = cfs("pin", "two", "--reason", "the audit").strip()
+    pin = cfs("pin", "two:1", "--reason", "the audit").strip()
     assert "pinned: the audit" in cfs("pin")
     cfs("untag", "two:1")
     image_id = json.loads(cfs("gc", "--json"))["kept"]
@@ -198,9 +198,9 @@ def test_pin_and_unpin(cfs: Cfs, filled: str) -> None:
     assert "1" in cfs("info").split("Pins:")[1]
     cfs("unpin", pin)
     assert cfs("pin") == ""
-    assert "has no pin" in cfs("unpin", "one", code=3)
-    cfs("pin", "one")
-    cfs("unpin", "one")
+    assert "has no pin" in cfs("unpin", "one:1", code=3)
+    cfs("pin", "one:1")
+    cfs("unpin", "one:1")
     assert json.loads(cfs("gc", "--json"))["images"] == 1
 
 
@@ -218,14 +218,14 @@ def test_fsck(cfs: Cfs, filled: str) -> None:
     assert record["clean"] is False
     assert record["problems"][0]["images"][0]["paths"] == ["/same"]
     assert cfs("fsck", "--metadata-only").endswith("clean\n")
-    assert "damaged" in cfs("fsck", "one", code=1)
+    assert "damaged" in cfs("fsck", "one:1", code=1)
     assert cfs("images")
 
 
 def test_fsck_of_one_image(cfs: Cfs, filled: str) -> None:
     damage(filled, C)
-    assert cfs("fsck", "one").endswith("clean\n")
-    assert "/c" in cfs("fsck", "two", code=1)
+    assert cfs("fsck", "one:1").endswith("clean\n")
+    assert "/c" in cfs("fsck", "two:1", code=1)
     assert "no such image" in cfs("fsck", "three", code=3)
 
 
@@ -257,25 +257,27 @@ def test_du(cfs: Cfs, filled: str) -> None:
     total = record["repository"]
     assert one["unique"] + two["unique"] == total["unique"]
     assert total["unique"] + total["shared"] + total["other"] + total["garbage"] == total["disk"]
-    assert len(json.loads(cfs("du", "--json", "one"))["images"]) == 1
+    assert len(json.loads(cfs("du", "--json", "one:1"))["images"]) == 1
 
 
 def test_diff(cfs: Cfs, filled: str, tmp_path: Path) -> None:
-    assert cfs("diff", "one", "one") == ""
-    said = cfs("diff", "one", "two", code=1)
+    assert cfs("diff", "one:1", "one:1") == ""
+    said = cfs("diff", "one:1", "two:1", code=1)
     assert said == "A /c\nD /d/\nD /d/a\n"
-    assert cfs("diff", "-q", "one", "two", code=1) == ""
-    lines = [json.loads(line) for line in cfs("diff", "--json", "two", "one", code=1).splitlines()]
+    assert cfs("diff", "-q", "one:1", "two:1", code=1) == ""
+    lines = [
+        json.loads(line) for line in cfs("diff", "--json", "two:1", "one:1", code=1).splitlines()
+    ]
     assert [(line["change"], line["path"]) for line in lines] == [
         ("removed", "/c"),
         ("added", "/d"),
         ("added", "/d/a"),
     ]
-    assert cfs("diff", "one", "two", "/same") == ""
-    assert "no such path" in cfs("diff", "one", "two", "/absent", code=3)
+    assert cfs("diff", "one:1", "two:1", "/same") == ""
+    assert "no such path" in cfs("diff", "one:1", "two:1", "/absent", code=3)
     (tmp_path / "dir").mkdir()
-    assert "A /c" in cfs("diff", f"{tmp_path}/dir", "two", code=1)
-    assert "no such image" in cfs("diff", "one", "dir", code=3)
+    assert "A /c" in cfs("diff", f"{tmp_path}/dir", "two:1", code=1)
+    assert "no such image" in cfs("diff", "one:1", "dir", code=3)
 
 
 def test_a_difference_says_both_values(cfs: Cfs, filled: str, layout: LayoutBuilder) -> None:
@@ -283,7 +285,7 @@ def test_a_difference_says_both_values(cfs: Cfs, filled: str, layout: LayoutBuil
     layout.image(tar, ref="three")
     with Repository.open(filled) as repo:
         pull(repo, layout.source("three"), "three:1")
-    said = cfs("diff", "two", "three", code=1)
+    said = cfs("diff", "two:1", "three:1", code=1)
     assert said == "M /c: content (70000 -> 70001 bytes), mode 0644 -> 4755, owner 0:0 -> 5:0\n"
 
 
@@ -292,11 +294,11 @@ def test_clone(cfs: Cfs, filled: str, tmp_path: Path) -> None:
     assert cfs("clone", filled, target).startswith("2 images, ")
     assert cfs("fsck", repo=target).endswith("clean\n")
     assert cfs("images", repo=target) == cfs("images")
-    said = cfs("clone", filled, str(tmp_path / "one"), "one", "--share=copy")
+    said = cfs("clone", filled, str(tmp_path / "one:1"), "one:1", "--share=copy")
     assert said.startswith("1 images, ")
     assert "copy" in said
     assert [
-        line.split()[0] for line in cfs("images", repo=str(tmp_path / "one")).splitlines()[1:]
+        line.split()[0] for line in cfs("images", repo=str(tmp_path / "one:1")).splitlines()[1:]
     ] == ["one:1"]
     assert "is the source itself" in cfs("clone", filled, filled + "/.", code=2)
     assert "no such repository" in cfs("clone", str(tmp_path / "absent"), target, code=3)

@@ -70,8 +70,10 @@ def test_replace_link(tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"in the way")
         refs.replace_link(root, "file", "three")
         assert os.readlink(tmp_path / "file") == "three"
-        with pytest.raises(IsADirectoryError):
+        with pytest.raises(UsageError, match="other names begin with 'a/'"):
             refs.replace_link(root, "a", "four")
+        with pytest.raises(UsageError, match="no other name can begin with 'file/'"):
+            refs.replace_link(root, "file/five", "five")
     assert sorted(os.listdir(tmp_path)) == ["a", "file"]
 
 

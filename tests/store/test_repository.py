@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cfsrepo.errors import NotFoundError, RepositoryError, SystemFailure, UsageError, VerityError
 from cfsrepo.formats.fsverity import Algorithm, VerityPolicy
-from cfsrepo.formats.splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitStreamWriter
+from cfsrepo.formats.splitstream import OCI_CONFIG, OCI_LAYER, SplitStreamWriter
 from cfsrepo.images import names
-from cfsrepo.images.names import ImageName
-from cfsrepo.store import kernelverity, objects, ocistreams, repository
+from cfsrepo.store import kernelverity, objects, repository
 from cfsrepo.store.repository import Repository, link_digest
 from cfsrepo.system import linux
-from tests.store.repository_helpers import add_image, oci_digest
+from tests.store.repository_helpers import add_image
 
 
 @pytest.fixture
@@ -79,6 +79,59 @@ def test_a_failed_init_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(VerityError):
         Repository.init(str(path), verity=VerityPolicy.REQUIRE)
     assert not path.exists()
+
+
+def interleaved(monkeypatch: pytest.MonkeyPatch, between: Callable[[], None]) -> None:
+    """Have `between` happen once, after an `init` made the directory and before it has the lock."""
+    real = linux.lock_exclusive
+    todo = [between]
+
+    def lock(fd: int, *, wait: bool = True) -> bool:
+        if todo:
+            todo.pop()()
+        return real(fd, wait=wait)
+
+    monkeypatch.setattr(linux, "lock_exclusive", lock)
+
+
+def test_two_at_once_make_one_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "repo")
+
+    def other() -> None:
+        with Repository.init(path) as repo:
+            repo.add_image(b"image", "name")
+
+    interleaved(monkeypatch, other)
+    with Repository.init(path) as repo:
+        assert list(repo.image_refs()) == ["name"]
+
+
+def test_one_that_fails_takes_only_what_it_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "repo"
+    interleaved(monkeypatch, lambda: (path / "mine").write_bytes(b"of somebody else") and None)
+    monkeypatch.setattr(kernelverity, "enable", lambda fd, algorithm: False)
+    with pytest.raises(VerityError):
+        Repository.init(str(path), verity=VerityPolicy.REQUIRE)
+    assert os.listdir(path) == ["mine"]
+
+
+def test_the_other_one_failed_and_removed_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "repo"
+    interleaved(monkeypatch, path.rmdir)
+    with Repository.init(str(path)) as repo:
+        assert repo.add_image(b"image") in repo.images()
+
+
+def test_two_at_once_of_different_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "repo")
+    interleaved(monkeypatch, lambda: Repository.init(path, algorithm=Algorithm.SHA512).close())
+    with pytest.raises(UsageError, match="is a repository already"):
+        Repository.init(path)
+    Repository.open(path).close()
 
 
 def test_open_says_what_is_wrong(tmp_path: Path) -> None:
@@ -221,10 +274,10 @@ def test_images(repo: Repository) -> None:
     repo.add_image(b"image" * 1000, "some/name")
     assert repo.image_refs() == {"some/name": image_id}
     assert os.readlink(f"{repo.path}/images/refs/some/name") == f"../../{image_id}"
-    repo.unname_image("some/name")
+    repo.untag("some/name")
     assert repo.image_refs() == {}
     with pytest.raises(NotFoundError):
-        repo.unname_image("some/name")
+        repo.untag("some/name")
     with pytest.raises(NotFoundError):
         repo.name_image("x", "0" * 64)
 
@@ -258,86 +311,6 @@ def test_required_protection_is_checked_when_an_image_is_opened(repo: Repository
     repo.policy = VerityPolicy.REQUIRE
     with pytest.raises(VerityError, match="no fs-verity"):
         repo.open_image(image_id)
-
-
-# --- names ---------------------------------------------------------------------------------------
-
-
-def test_tags(repo: Repository) -> None:
-    image = add_image(repo, "one")
-    manifest = ocistreams.MANIFEST_PREFIX + str(image.manifest_digest)
-    repo.tag("reg.example/a:1", manifest)
-    assert repo.tags() == {"one": manifest, "reg.example/a:1": manifest}
-    link = f"{repo.path}/streams/refs/oci/reg.example%2Fa:1"
-    assert os.readlink(link) == f"../../{manifest}"
-    repo.untag("reg.example/a:1")
-    assert repo.tags() == {"one": manifest}
-    with pytest.raises(NotFoundError, match="no such tag"):
-        repo.untag("reg.example/a:1")
-    with pytest.raises(NotFoundError, match="no such stream"):
-        repo.tag("x", "oci-manifest-sha256:0")
-
-
-def test_resolve(repo: Repository) -> None:
-    one = add_image(repo, "debian:12", b"one")
-    two = add_image(repo, "debian:latest", b"two")
-    alone = repo.add_image(b"an image file", "files/alone")
-    assert one.manifest_digest is not None
-    assert one.config_digest is not None
-    for name in (
-        "debian:12",
-        "debian:1",
-        one.manifest_digest,
-        "@" + one.manifest_digest,
-        one.manifest_digest[:20],
-        one.manifest_digest.removeprefix("sha256:")[:10],
-        one.config_digest,
-        one.image_id,
-        one.image_id[:12],
-    ):
-        assert names.resolve(repo, name) == one, name
-    assert names.resolve(repo, "debian") == two, "a tag without its :latest"
-    assert names.resolve(repo, "files/al") == ImageName(alone, "files/alone")
-    assert names.resolve(repo, alone[:8]).image_id == alone
-    for name, message in (
-        ("deb", "could be any of debian:12"),
-        ("sha256:", "could be any of"),
-        ("nothing", "no such image"),
-        ("", "no such image"),
-        ("@", "no such image"),
-    ):
-        with pytest.raises(NotFoundError, match=message):
-            names.resolve(repo, name)
-
-
-def test_a_whole_name_wins_over_a_prefix(repo: Repository) -> None:
-    add_image(repo, "app-old", b"one")
-    two = add_image(repo, "app", b"two")
-    assert names.resolve(repo, "app") == two
-
-
-def test_several_names_of_one_image_are_not_ambiguous(repo: Repository) -> None:
-    one = add_image(repo, "app:1")
-    repo.tag("app:2", ocistreams.MANIFEST_PREFIX + str(one.manifest_digest))
-    assert names.resolve(repo, "app").image_id == one.image_id
-
-
-def test_list_images_has_a_line_for_each_name(repo: Repository) -> None:
-    one = add_image(repo, "app:1", b"one")
-    untagged = add_image(repo, "gone", b"two")
-    repo.untag("gone")
-    repo.name_image("named", one.image_id)
-    bare = repo.add_image(b"bare")
-    assert [image.name for image in names.list_images(repo)][:2] == ["app:1", "named"]
-    assert {image.image_id for image in names.list_images(repo)[2:]} == {untagged.image_id, bare}
-
-
-def test_damaged_and_foreign_manifests_do_not_stop_the_list(repo: Repository) -> None:
-    one = add_image(repo, "one")
-    repo.put_stream(ocistreams.MANIFEST_PREFIX + oci_digest(b"x"), b"no stream")
-    writer = SplitStreamWriter(Algorithm.SHA256, OCI_MANIFEST)  # an artifact: no config
-    repo.put_stream(ocistreams.MANIFEST_PREFIX + oci_digest(b"y"), writer.finish())
-    assert names.list_images(repo) == [one]
 
 
 # --- locks ---------------------------------------------------------------------------------------

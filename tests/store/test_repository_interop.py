@@ -151,7 +151,7 @@ def test_theirs_opens_and_lists(theirs: Repository, cfsctl: Cfsctl) -> None:
 
 def test_theirs_shows_its_files(theirs: Repository) -> None:
     for name in ("one", "two"):
-        image_id = names.resolve(theirs, f"reg.example/{name}").image_id
+        image_id = names.resolve(theirs, f"reg.example/{name}:1").image_id
         with theirs.open_image(image_id) as data:
             image = ErofsImage(data, name)
             paths = {path for path, _, _ in ImageWalk(image).entries()}

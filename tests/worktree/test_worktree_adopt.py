@@ -162,7 +162,7 @@ def test_records_change_and_the_object_stays_closed(repo: Repository, tree: str)
 
 def test_tree_and_repository_go_their_ways(repo: Repository, tree: str) -> None:
     commit(repo, tree, "adopted", adopt=True)
-    repo.unname_image("adopted")
+    repo.untag("adopted")
     assert gc.collect(repo).objects > 0
     assert objects_of(repo) == {}
     assert Path(tree, "plain").read_bytes() == DATA

@@ -10,7 +10,7 @@ import contextlib
 import os
 from typing import Final
 
-from cfsrepo.errors import NotFoundError, RepositoryError
+from cfsrepo.errors import NotFoundError, RepositoryError, UsageError
 from cfsrepo.formats import metajson
 from cfsrepo.formats.fsverity import VerityPolicy
 from cfsrepo.formats.metajson import RepositoryMeta
@@ -23,11 +23,34 @@ PRIVATE_DIRECTORY: Final = "cfsfuse"
 """What only this program knows, below the repository's directory."""
 _POLICY_FILE: Final = f"{PRIVATE_DIRECTORY}/verity"
 _META_SIZE_MAX: Final = 1 << 20
-LEFTOVERS: Final = frozenset({PRIVATE_DIRECTORY, f"{metajson.FILE_NAME}.new"})
+_LEFTOVERS: Final = frozenset({PRIVATE_DIRECTORY, f"{metajson.FILE_NAME}.new"})
 """What a making that was killed may leave in the directory."""
 
 
-def make_root(path: str) -> bool:
+def make_repository(path: str, meta: RepositoryMeta, policy: VerityPolicy) -> None:
+    """Make the directory `path` a repository, if it is none; makes it, with mode 0700, if missing.
+
+    `UsageError` for a directory with other things in it, `VerityError` where `require` cannot be
+    met; a directory that was made for it is then removed again, if it is still empty. Several may
+    do this at once: the lock of the directory puts them in order, and the first one decides.
+    """
+    while True:
+        made = _make_root(path)
+        try:
+            with linux.opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+                linux.lock_exclusive(fd)
+                if not _is_at(path, fd):
+                    continue  # whoever made it failed, and removed it
+                if not exists(fd, metajson.FILE_NAME):
+                    _fill_root(path, fd, meta, policy, made)
+                return
+        except FileNotFoundError:
+            if _is_missing(path):
+                continue  # the same, a moment earlier
+            raise
+
+
+def _make_root(path: str) -> bool:
     """Make the directory of a repository; False where it exists."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -35,6 +58,36 @@ def make_root(path: str) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _is_at(path: str, fd: int) -> bool:
+    """Whether the directory behind `fd` is still the one at `path`."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _is_missing(path: str) -> bool:
+    return os.path.isdir(os.path.dirname(path)) and not os.path.lexists(path)
+
+
+def _fill_root(path: str, fd: int, meta: RepositoryMeta, policy: VerityPolicy, made: bool) -> None:
+    """Write the policy and meta.json; the caller has the lock. On failure, as it was before."""
+    if not made and set(os.listdir(fd)) - _LEFTOVERS:
+        raise UsageError(f"{path}: exists and is neither empty nor a repository")
+    try:
+        write_policy(fd, policy)
+        write_meta(path, fd, meta, policy)
+    except BaseException:
+        if made:
+            for leftover in (_POLICY_FILE, f"{_POLICY_FILE}.new"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(leftover, dir_fd=fd)
+            with contextlib.suppress(OSError):  # not empty: somebody else uses it
+                os.rmdir(PRIVATE_DIRECTORY, dir_fd=fd)
+                os.rmdir(path)
+        raise
 
 
 def exists(fd: int, name: str) -> bool:

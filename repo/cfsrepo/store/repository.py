@@ -8,17 +8,18 @@
     streams/refs/oci/TAG     -> ../../oci-manifest-sha256:HEX: a tag, keeps all the image needs
     cfsfuse/                 what only this program knows; others ignore it
     cfsfuse/verity           the policy: require, try or off
-    cfsfuse/turnstile        empty; see "Locks"
+    cfsfuse/turnstile        empty; see `cfsrepo.store.locks`
 
 CONTENT_ID is `oci-manifest-DIGEST`, `oci-config-DIGEST`, `oci-layer-DIFFID` or `oci-blob-DIGEST`.
 A manifest's stream names its config's stream `config:DIGEST` and the layers' by diff id; a config's
 stream names the layers' and the image file: `composefs.image.v1`, or `composefs.image` for
 version 2.
 
-Locks: flock on the directory, shared as long as the repository is open, exclusive while something
-is removed. So what was seen stays there until `close`. A long-lived reader (a mount) gives the lock
-back with `release_lock` and writes a pin instead. Who waits for the exclusive lock holds the one of
-`cfsfuse/turnstile`, and who opens the repository then lets it go first, for a moment.
+Locks (`cfsrepo.store.locks`): shared as long as the repository is open, exclusive while something
+is removed. So what was seen stays there until `close`, and only new things appear: who combines two
+readings looks first at what refers, then at what is referred to. A long-lived reader (a mount)
+gives the lock back with `release_lock`; its open image file and its pin keep the image
+(`cfsrepo.upkeep.inuse`).
 
 Durability: objects first, then one syncfs, then the links that make them visible, then the tag.
 A process killed at any instant leaves a sound repository, possibly with garbage.
@@ -33,17 +34,15 @@ import contextlib
 import errno
 import mmap
 import os
-import shutil
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Final, Self
+from typing import Protocol, Self
 
 from cfsrepo.errors import NotFoundError, RepositoryError, SystemFailure, UsageError, VerityError
 from cfsrepo.formats import metajson
 from cfsrepo.formats.fsverity import Algorithm, Buffer, VerityPolicy
 from cfsrepo.formats.metajson import RepositoryMeta
 from cfsrepo.formats.splitstream import SplitStream
-from cfsrepo.store import kernelverity, merkle, metafiles, ocistreams, paralleldigest, refs
+from cfsrepo.store import kernelverity, locks, merkle, metafiles, ocistreams, paralleldigest, refs
 from cfsrepo.store.merkle import MerkleStore
 from cfsrepo.store.metafiles import PRIVATE_DIRECTORY
 from cfsrepo.store.objects import ObjectStore, digest_from_path, object_path
@@ -51,9 +50,15 @@ from cfsrepo.store.temporary import make_directory
 from cfsrepo.system import linux
 from cfsrepo.system.closing import Closing
 
-_TURNSTILE: Final = f"{PRIVATE_DIRECTORY}/turnstile"
-_TURNSTILE_WAIT: Final = 1.0  # seconds
-_TURNSTILE_POLL: Final = 0.005
+
+class Doubts(Protocol):
+    """Says what is to count as absent, though it may be there."""
+
+    def object(self, digest: bytes) -> bool:
+        """Whether the object is."""
+
+    def stream(self, content_id: str) -> bool:
+        """Whether the link of the stream is."""
 
 
 class Repository(Closing):
@@ -65,6 +70,7 @@ class Repository(Closing):
         """The open directory; holds the lock."""
         self.meta = meta
         self.policy = policy
+        self._doubts: Doubts | None = None
         self.writable = not meta.read_only_reasons and os.access(
             ".", os.W_OK, dir_fd=fd, effective_ids=True
         )
@@ -96,20 +102,7 @@ class Repository(Closing):
         is a directory with other things in it. `VerityError` where `require` cannot be met.
         """
         path = os.path.abspath(path)
-        meta = RepositoryMeta(algorithm)
-        made = metafiles.make_root(path)
-        try:
-            with linux.opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
-                linux.lock_exclusive(fd)
-                if not metafiles.exists(fd, metajson.FILE_NAME):
-                    if not made and set(os.listdir(fd)) - metafiles.LEFTOVERS:
-                        raise UsageError(f"{path}: exists and is neither empty nor a repository")
-                    metafiles.write_policy(fd, verity)
-                    metafiles.write_meta(path, fd, meta, verity)
-                    made = False
-        finally:
-            if made:
-                shutil.rmtree(path)
+        metafiles.make_repository(path, RepositoryMeta(algorithm), verity)
         repository = cls.open(path)
         if (repository.algorithm, repository.policy) != (algorithm, verity):
             with repository:
@@ -134,8 +127,7 @@ class Repository(Closing):
                 f"{path}: no such repository", hint=f"make it: cfs --repo {path} init"
             ) from None
         try:
-            _pass_turnstile(fd)
-            linux.lock_shared(fd)
+            locks.lock_for_use(fd)
             meta, protected = metafiles.read_meta(path, fd)
             policy = metafiles.read_policy(path, fd)
             if protected:
@@ -149,6 +141,16 @@ class Repository(Closing):
         except BaseException:
             os.close(fd)
             raise
+
+    def doubting(self, doubts: Doubts) -> Self:
+        """Another handle on the open repository, in which what `doubts` says is absent is absent.
+
+        Storing it again then replaces it.
+        """
+        other = type(self)(self.path, os.dup(self.fd), self.meta, self.policy)
+        other._doubts = doubts
+        other.objects.doubted = doubts.object
+        return other
 
     def close(self) -> None:
         """Release the lock and all descriptors."""
@@ -169,19 +171,8 @@ class Repository(Closing):
         `waiting` is told when that takes time.
         """
         self.check_writable()
-        if not linux.lock_exclusive(self.fd, wait=False):
-            waiting("waiting for others to close the repository")
-            # Nobody may hold the one lock while waiting for the other.
-            linux.unlock(self.fd)
-            self.private_directory("")
-            flags = os.O_RDONLY | os.O_CREAT
-            with linux.opened(_TURNSTILE, flags, dir_fd=self.fd, mode=0o644) as turnstile:
-                linux.lock_exclusive(turnstile)
-                linux.lock_exclusive(self.fd)
-        try:
+        with locks.exclusive(self.fd, waiting):
             yield
-        finally:
-            linux.lock_shared(self.fd)
 
     def check_writable(self) -> None:
         """`RepositoryError` or `SystemFailure` where nothing may be written."""
@@ -241,46 +232,53 @@ class Repository(Closing):
         return digest.hex()
 
     def name_image(self, name: str, image_id: str) -> None:
-        """Make `name` a reference to the image `image_id`, which exists."""
+        """Make `name` stand for the existing image file `image_id`, and nothing else."""
         refs.check_path(name)
         self._check_link(f"images/{image_id}", f"{image_id}: no such image")
-        self._set_ref("images", name, image_id)
+        self._set_ref("images", name, image_id, refs.paths_of(name))
 
     def tag(self, name: str, content_id: str) -> None:
-        """Make the tag `name` stand for the manifest stream `content_id`, which exists."""
+        """Make `name` stand for the existing manifest stream `content_id`, and nothing else."""
         encoded = refs.encode_tag(name)
         self._check_link(
             f"streams/{_check_content_id(content_id)}", f"{content_id}: no such stream"
         )
-        self._set_ref("streams", f"{refs.OCI_DIRECTORY}/{encoded}", content_id)
+        self._set_ref("streams", f"{refs.OCI_DIRECTORY}/{encoded}", content_id, refs.paths_of(name))
 
     def untag(self, name: str) -> None:
-        """Remove the tag `name`; what it kept goes with the next collection."""
+        """Remove `name`, of whatever kind; what it kept goes with the next collection."""
         self.check_writable()
-        path = f"streams/refs/{refs.OCI_DIRECTORY}/{refs.encode_tag(name)}"
-        self._remove_ref(path, f"{name}: no such tag")
+        removed = [refs.remove_link(self.fd, path) for path in refs.paths_of(name)]
+        if not any(removed):
+            raise NotFoundError(f"{name}: no such name", hint="'cfs images' lists what there is")
+        for directory in removed:
+            self._sync_removal(directory)
 
-    def unname_image(self, name: str) -> None:
-        """Remove the reference `name` to an image."""
-        self.check_writable()
-        self._remove_ref(f"images/refs/{refs.check_path(name)}", f"{name}: no such name")
+    def _sync_removal(self, directory: str | None) -> None:
+        # A directory that another process removed meanwhile went with its parent's sync.
+        if directory is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self.sync_directory(directory)
 
-    def _set_ref(self, category: str, name: str, target: str) -> None:
+    def set_stream_ref(self, name: str, content_id: str) -> None:
+        """Keep the stream `content_id` by the reference `name` below `streams/refs`."""
+        self._set_ref("streams", name, content_id)
+
+    def _set_ref(
+        self, category: str, path: str, target: str, same_name: Collection[str] = ()
+    ) -> None:
+        """Make the link `path` of the category, and remove those of `same_name` beside it."""
         self.check_writable()
         # What the reference needs is on disk; the links it goes through must be as well.
         self.sync_directory(category)
-        path = f"{category}/refs/{name}"
-        refs.replace_link(self.fd, path, "../" * (name.count("/") + 1) + target)
+        path = f"{category}/refs/{path}"
+        others = {other: refs.target_of(self.fd, other) for other in same_name if other != path}
+        refs.replace_link(self.fd, path, "../" * (path.count("/") - 1) + target)
         self.sync_directory(os.path.dirname(path))
-
-    def _remove_ref(self, path: str, message: str) -> None:
-        try:
-            if not os.path.islink(f"{self.path}/{path}"):
-                raise NotFoundError(message)
-            os.unlink(path, dir_fd=self.fd)
-        except (FileNotFoundError, IsADirectoryError):
-            raise NotFoundError(message) from None
-        self.sync_directory(os.path.dirname(path))
+        for other, seen in others.items():
+            # One that somebody set meanwhile is not taken: else both could end without the name.
+            if seen is not None and refs.target_of(self.fd, other) == seen:
+                self._sync_removal(refs.remove_link(self.fd, other))
 
     def sync_directory(self, path: str) -> None:
         """Wait until the entries of the directory `path` of the repository are on disk."""
@@ -311,7 +309,11 @@ class Repository(Closing):
 
     def stream_id(self, content_id: str) -> bytes | None:
         """The digest of the stream `content_id`'s object; None where there is no such stream."""
-        return self._link_digest(f"streams/{_check_content_id(content_id)}")
+        digest = self._link_digest(f"streams/{_check_content_id(content_id)}")
+        if digest is None or self._doubts is None:
+            return digest
+        doubted = self._doubts.stream(content_id) or self._doubts.object(digest)
+        return None if doubted else digest
 
     def open_stream(self, content_id: str, content_type: int | None = None) -> SplitStream:
         """Read the stream `content_id`; its digest is checked, and its type if one is given."""
@@ -394,21 +396,6 @@ class Repository(Closing):
         return {
             name: refs.last_component(target) for name, target in refs.walk(self.fd, "images/refs")
         }
-
-
-def _pass_turnstile(fd: int) -> None:
-    """Let a collector go first that waits for the exclusive lock, for a moment.
-
-    flock(2) knows no order: shared locks that overlap each other would keep it out for ever. The
-    wait is short, since whoever opens may be the one that the collector waits for.
-    """
-    try:
-        with linux.opened(_TURNSTILE, os.O_RDONLY, dir_fd=fd) as turnstile:
-            deadline = time.monotonic() + _TURNSTILE_WAIT
-            while not linux.lock_shared(turnstile, wait=False) and time.monotonic() < deadline:
-                time.sleep(_TURNSTILE_POLL)
-    except (FileNotFoundError, PermissionError):
-        return
 
 
 def link_digest(target: str, algorithm: Algorithm) -> bytes | None:

@@ -8,7 +8,7 @@ import sys
 from cfsrepo.errors import CfsError
 from cfsrepo.images import names
 from cfsrepo.images.imageinfo import ImageInfo, image_info
-from cfsrepo.images.names import ImageName
+from cfsrepo.images.names import DamagedName, ImageName
 from cfstools.context import open_repository
 from cfstools.options import Arguments
 from cfstools.render.amounts import amount
@@ -19,7 +19,7 @@ _SHORT = 12  # hex digits of an id, of which any unique prefix will do
 
 def run(args: Arguments) -> int:
     with open_repository(args) as repository:
-        images = names.list_images(repository)
+        images, damaged = names.survey(repository)
         infos: list[tuple[ImageName, ImageInfo | None]] = []
         for image in images:
             try:
@@ -27,15 +27,18 @@ def run(args: Arguments) -> int:
             except CfsError as error:
                 print(f"cfs: {image.name}: {error}", file=sys.stderr)
                 infos.append((image, None))
+    for found in damaged:
+        print(f"cfs: {found.name}: {found.error}", file=sys.stderr)
     if args.json:
-        print(json.dumps([_record(image, info) for image, info in infos], indent=2))
+        records = [_record(image, info) for image, info in infos]
+        print(json.dumps([*records, *map(_damaged_record, damaged)], indent=2))
     elif args.quiet:
         for image_id in dict.fromkeys(image.image_id for image in images):
             print(image_id)
     else:
         print_table(
             ("NAME", "IMAGE ID", "PLATFORM", "CREATED", "LAYERS", "PACKED"),
-            [_row(image, info) for image, info in infos],
+            [*(_row(image, info) for image, info in infos), *map(_damaged_row, damaged)],
             right="    >>",
         )
     return 0
@@ -53,6 +56,21 @@ def _row(image: ImageName, info: ImageInfo | None) -> tuple[str, ...]:
         str(len(info.layers)),
         amount(info.packed_size),
     )
+
+
+def _damaged_row(found: DamagedName) -> tuple[str, ...]:
+    name = "-" if found.name == found.manifest_digest else found.name
+    return (name, "-", "damaged", "-", "-", "-")
+
+
+def _damaged_record(found: DamagedName) -> dict[str, object]:
+    return {
+        "name": None if found.name == found.manifest_digest else found.name,
+        "image_id": None,
+        "manifest_digest": found.manifest_digest,
+        "config_digest": None,
+        "damaged": True,
+    }
 
 
 def _record(image: ImageName, info: ImageInfo | None) -> dict[str, object]:

@@ -9,8 +9,5 @@ from cfstools.options import Arguments
 def run(args: Arguments) -> int:
     with open_repository(args) as repository:
         for name in args.names:
-            if name not in repository.tags() and name in repository.image_refs():
-                repository.unname_image(name)
-            else:
-                repository.untag(name)
+            repository.untag(name)
     return 0
