@@ -39,17 +39,16 @@ def members(draw: st.DrawFn) -> Member:
     return Member(
         kind,
         draw(NAMES),
-        draw(NAMES) if kind in (HARDLINK, stat.S_IFLNK) else b"",
-        draw(st.integers(0, 0o7777)),
-        draw(U32),
-        draw(U32),
-        draw(st.integers(-(2**62), 2**62)),
-        draw(st.sampled_from([0, 1, 500_000_000, 999_999_999])),
-        os.makedev(draw(st.integers(0, 4095)), draw(st.integers(0, 0xFFFFF))) if device else 0,
-        size,
-        size,
-        None,
-        draw(XATTRS) or None,
+        link=draw(NAMES) if kind in (HARDLINK, stat.S_IFLNK) else b"",
+        mode=draw(st.integers(0, 0o7777)),
+        uid=draw(U32),
+        gid=draw(U32),
+        mtime_sec=draw(st.integers(-(2**62), 2**62)),
+        mtime_nsec=draw(st.sampled_from([0, 1, 500_000_000, 999_999_999])),
+        rdev=os.makedev(draw(st.integers(0, 4095)), draw(st.integers(0, 0xFFFFF))) if device else 0,
+        size=size,
+        stored=size,
+        xattrs=draw(XATTRS) or None,
     )
 
 
@@ -67,19 +66,7 @@ def test_round_trip(member: Member) -> None:
 @pytest.mark.parametrize("length", [*range(80, 110), 980, 985, 986, 987, 988, 989, 990, 995, 1000])
 def test_records_count_themselves(length: int) -> None:
     member = Member(
-        stat.S_IFLNK,
-        b"x",
-        b"t" * length,
-        0o777,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        None,
-        {b"user.a": b"v" * length},
+        stat.S_IFLNK, b"x", link=b"t" * length, mode=0o777, xattrs={b"user.a": b"v" * length}
     )
     found = TarParser("test").parse(encode(member), 0)
     assert found is not None
@@ -88,7 +75,15 @@ def test_records_count_themselves(length: int) -> None:
 
 def test_others_read_it() -> None:
     member = Member(
-        stat.S_IFREG, b"d/" * 100 + b"f", b"", 0o4755, 2**31, 5, 7, 500_000_000, 0, 3, 3, None, None
+        stat.S_IFREG,
+        b"d/" * 100 + b"f",
+        mode=0o4755,
+        uid=2**31,
+        gid=5,
+        mtime_sec=7,
+        mtime_nsec=500_000_000,
+        size=3,
+        stored=3,
     )
     data = encode(member) + b"abc".ljust(512, b"\0") + END
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
@@ -102,8 +97,8 @@ def test_others_read_it() -> None:
 
 def test_what_no_archive_can_hold() -> None:
     for member in (
-        Member(stat.S_IFSOCK, b"s", b"", 0, 0, 0, 0, 0, 0, 0, 0, None, None),
-        Member(stat.S_IFREG, b"s", b"", 0, 0, 0, 0, 0, 0, 9, 0, [(9, 0)], None),
+        Member(stat.S_IFSOCK, b"s"),
+        Member(stat.S_IFREG, b"s", size=9, sparse=[(9, 0)]),
     ):
         with pytest.raises(ValueError, match="no archive"):
             encode(member)

@@ -137,9 +137,7 @@ class _LayerWriter:
         self._entries += 1
         if inode is None:
             path = _join(head, WHITEOUT + name)
-            self._inline(
-                encode(Member(stat.S_IFREG, path, b"", 0o644, 0, 0, 0, 0, 0, 0, 0, None, None))
-            )
+            self._inline(encode(Member(stat.S_IFREG, path, mode=0o644)))
             return
         kind = stat.S_IFMT(inode.mode)
         if kind == stat.S_IFSOCK:
@@ -162,17 +160,16 @@ class _LayerWriter:
                 Member(
                     kind,
                     path,
-                    link,
-                    inode.mode & 0o7777,
-                    inode.uid,
-                    inode.gid,
-                    inode.mtime_sec,
-                    inode.mtime_nsec,
-                    inode.rdev,
-                    size,
-                    size,
-                    None,
-                    inode.xattrs if kind != HARDLINK else None,
+                    link=link,
+                    mode=inode.mode & 0o7777,
+                    uid=inode.uid,
+                    gid=inode.gid,
+                    mtime_sec=inode.mtime_sec,
+                    mtime_nsec=inode.mtime_nsec,
+                    rdev=inode.rdev,
+                    size=size,
+                    stored=size,
+                    xattrs=inode.xattrs if kind != HARDLINK else None,
                 )
             )
         )

@@ -29,6 +29,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from dataclasses import KW_ONLY, dataclass
 
 from cfsrepo.errors import InputError, LimitError, printable
 from cfsrepo.formats.tar import headerfields
@@ -60,60 +61,32 @@ _CACHE_MAX = 4096
 _GLOBAL = b"g"
 
 
+@dataclass(slots=True)
 class Member:
-    """One member of an archive: its metadata; never its contents.
+    """One member of an archive: its metadata; never its contents."""
 
-    `kind` is an S_IF* value or `HARDLINK`. `path` and `link` are as the archive has them, not
-    normalised, `path` without trailing slashes. `mode` is permission bits (07777). `size` is the
-    file's size; `stored` is how many bytes follow in the archive (before padding to a block): they
-    differ for a sparse file, whose parts `sparse` lists. `rdev` is in the encoding of makedev(3).
-    """
-
-    __slots__ = (
-        "gid",
-        "kind",
-        "link",
-        "mode",
-        "mtime_nsec",
-        "mtime_sec",
-        "path",
-        "rdev",
-        "size",
-        "sparse",
-        "stored",
-        "uid",
-        "xattrs",
-    )
-
-    def __init__(
-        self,
-        kind: int,
-        path: bytes,
-        link: bytes,
-        mode: int,
-        uid: int,
-        gid: int,
-        mtime_sec: int,
-        mtime_nsec: int,
-        rdev: int,
-        size: int,
-        stored: int,
-        sparse: SparseMap | None,
-        xattrs: dict[bytes, bytes] | None,
-    ) -> None:
-        self.kind = kind
-        self.path = path
-        self.link = link
-        self.mode = mode
-        self.uid = uid
-        self.gid = gid
-        self.mtime_sec = mtime_sec
-        self.mtime_nsec = mtime_nsec
-        self.rdev = rdev
-        self.size = size
-        self.stored = stored
-        self.sparse = sparse
-        self.xattrs = xattrs
+    kind: int
+    """An S_IF* value, or `HARDLINK`."""
+    path: bytes
+    """As the archive has it, not normalised, but without slashes at its end."""
+    _: KW_ONLY
+    link: bytes = b""
+    """Target of a symbolic or hard link, as the archive has it."""
+    mode: int = 0
+    """Permission bits (07777)."""
+    uid: int = 0
+    gid: int = 0
+    mtime_sec: int = 0
+    mtime_nsec: int = 0
+    rdev: int = 0
+    """In the encoding of makedev(3)."""
+    size: int = 0
+    """Size of the file, in bytes."""
+    stored: int = 0
+    """Bytes that follow in the archive, before padding to a block: fewer for a sparse file."""
+    sparse: SparseMap | None = None
+    """The parts of a sparse file that are stored, one after the other."""
+    xattrs: dict[bytes, bytes] | None = None
 
     @property
     def padding(self) -> int:
@@ -132,7 +105,7 @@ class TarParser:
     """
 
     def __init__(self, name: str, *, only_schily: bool = False) -> None:
-        """`name` is for error messages. `only_schily`: see `tarfields.pax_xattr`."""
+        """`name` is for error messages. `only_schily`: see `headerfields.pax_xattr`."""
         self._name = name
         self._only_schily = only_schily
         # What fields repeat from member to member is kept by their bytes: quicker, and one number
@@ -150,7 +123,7 @@ class TarParser:
             self.need = BLOCK
             return None
         try:
-            return self._parse(buffer, start)
+            member = self._parse(buffer, start)
         except FieldError as error:
             kind = LimitError if error.limit else InputError
             raise kind(f"{self._name}: member {self.member_count + 1}: {error}") from error
@@ -158,6 +131,9 @@ class TarParser:
             raise InputError(
                 f"{self._name}: member {self.member_count + 1}: a number is not octal"
             ) from error
+        if member is not None:
+            self.member_count += 1
+        return member
 
     def at_end(self, buffer: bytes, start: int) -> None:
         """The input ended with `buffer[start:]` left over; InputError unless that is an end."""
@@ -190,83 +166,49 @@ class TarParser:
         if prefix[0] and magic[:6] == b"ustar\0":
             path = prefix.partition(b"\0")[0] + b"/" + path
         self.position = start + BLOCK
+        rdev = 0
         if kind == stat.S_IFREG:
             link = b""
         elif kind == stat.S_IFCHR or kind == stat.S_IFBLK:
-            return self._member(
-                flag,
-                kind,
-                path,
-                b"",
-                mode,
-                uid,
-                gid,
-                mtime,
-                0,
-                0,
-                None,
-                None,
-                _device(magic, major, minor),
-            )
+            link, rdev = b"", _device(magic, major, minor)
         else:
             link = link.partition(b"\0")[0]
-        return self._member(flag, kind, path, link, mode, uid, gid, mtime, 0, size, None, None)
+        return self._checked(
+            Member(
+                kind,
+                path,
+                link=link,
+                mode=mode,
+                uid=uid,
+                gid=gid,
+                mtime_sec=mtime,
+                rdev=rdev,
+                size=size,
+            ),
+            flag,
+        )
 
-    def _member(
-        self,
-        flag: bytes,
-        kind: int,
-        path: bytes,
-        link: bytes,
-        mode: int,
-        uid: int,
-        gid: int,
-        mtime_sec: int,
-        mtime_nsec: int,
-        size: int,
-        sparse: tuple[SparseMap, int] | None,
-        xattrs: dict[bytes, bytes] | None,
-        rdev: int = 0,
-    ) -> Member:
-        """Put a member together; the checks that hold for each of them."""
+    def _checked(self, member: Member, flag: bytes) -> Member:
+        """`member`, whose `size` is that of its header, completed; the checks for all types."""
+        path = member.path
         if path[-1:] == b"/":
             if flag == b"\0":
-                kind = stat.S_IFDIR
-            path = path.rstrip(b"/") or b"/"
+                member.kind = stat.S_IFDIR
+            path = member.path = path.rstrip(b"/") or b"/"
         if not path:
             raise FieldError("it has no name")
-        if not -(1 << 63) <= mtime_sec <= SIZE_MAX:
+        if not -(1 << 63) <= member.mtime_sec <= SIZE_MAX:
             raise FieldError("modification time out of range", limit=True)
+        kind = member.kind
         if kind == stat.S_IFREG:
-            if not 0 <= size <= SIZE_MAX:
+            if not 0 <= member.size <= SIZE_MAX:
                 raise FieldError("size out of range")
+            member.stored = member.size
         else:
-            size = 0
-            if not link and (kind == HARDLINK or kind == stat.S_IFLNK):
+            member.size = 0
+            if not member.link and (kind == HARDLINK or kind == stat.S_IFLNK):
                 raise FieldError(f"the link {printable(path)} has no target")
-        stored = size
-        parts = None
-        if sparse is not None:
-            parts, size = sparse
-            if kind != stat.S_IFREG:
-                raise FieldError(f"{printable(path)}: only a regular file can be sparse")
-            headerfields.check_sparse(parts, size, stored)
-        self.member_count += 1
-        return Member(
-            kind,
-            path,
-            link,
-            mode,
-            uid,
-            gid,
-            mtime_sec,
-            mtime_nsec,
-            rdev,
-            size,
-            stored,
-            parts,
-            xattrs,
-        )
+        return member
 
     def _parse_owner(self, raw: bytes) -> tuple[int, int, int]:
         """Mode, uid and gid, from the 24 bytes of their fields."""
@@ -352,66 +294,71 @@ class TarParser:
         path = name.partition(b"\0")[0]
         if prefix[0] and magic[:6] == b"ustar\0":
             path = prefix.partition(b"\0")[0] + b"/" + path
-        path = found.get(b"L", path).partition(b"\0")[0]
-        link = found.get(b"K", link).partition(b"\0")[0]
         mode, uid, gid = self._owners.get(owner) or self._parse_owner(owner)
-        size = headerfields.number(raw_size, "size")
-        mtime_sec, mtime_nsec = headerfields.number(raw_mtime, "mtime"), 0
-        xattrs: dict[bytes, bytes] = {}
-        pax = PaxSparse()
-        for key, value in headerfields.pax_records(found.get(b"x", b"")):
-            if key == b"path":
-                path = headerfields.text(key, value)
-            elif key == b"linkpath":
-                link = headerfields.text(key, value)
-            elif key == b"size":
-                size = headerfields.decimal(key, value)
-            elif key == b"uid":
-                uid = _id(headerfields.decimal(key, value), "uid")
-            elif key == b"gid":
-                gid = _id(headerfields.decimal(key, value), "gid")
-            elif key == b"mtime":
-                mtime_sec, mtime_nsec = headerfields.time(value)
-            elif key.startswith(b"GNU.sparse."):
-                pax.take(key[11:], value)
-            else:
-                headerfields.pax_xattr(xattrs, key, value, only_schily=self._only_schily)
+        member = Member(
+            kind,
+            found.get(b"L", path).partition(b"\0")[0],
+            link=found.get(b"K", link).partition(b"\0")[0],
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            mtime_sec=headerfields.number(raw_mtime, "mtime"),
+            size=headerfields.number(raw_size, "size"),
+        )
+        pax = self._apply_pax(member, found.get(b"x", b""))
+        if kind == stat.S_IFCHR or kind == stat.S_IFBLK:
+            member.rdev = _device(magic, major, minor)
+        elif kind == stat.S_IFREG:
+            member.link = b""
         after = at + BLOCK
-        sparse: tuple[SparseMap, int] | None = None
         if flag == _SPARSE:
             old = self._gnu_sparse(buffer, start, at)
             if old is None:
                 return None
             parts, real_size, after = old
-            sparse = parts, real_size
         elif pax.map_in_data:
-            end = self._pax_sparse_end(buffer, start, after, size, metadata)
+            end = self._pax_sparse_end(buffer, start, after, member.size, metadata)
             if end is None:
                 return None
             parts, used = end
-            sparse, after, size = (parts, pax.real_size), after + used, size - used
+            real_size, after = pax.real_size, after + used
+            member.size -= used
         elif pax.parts is not None:
-            sparse = pax.parts, pax.real_size
+            parts, real_size = pax.parts, pax.real_size
         elif pax.major is not None:
             raise FieldError("it is a sparse file of an unknown version")
-        device = kind == stat.S_IFCHR or kind == stat.S_IFBLK
-        member = self._member(
-            flag,
-            kind,
-            pax.name or path,
-            link if kind != stat.S_IFREG else b"",
-            mode,
-            uid,
-            gid,
-            mtime_sec,
-            mtime_nsec,
-            size,
-            sparse,
-            xattrs or None,
-            _device(magic, major, minor) if device else 0,
-        )
+        else:
+            parts, real_size = None, 0
+        self._checked(member, flag)
+        if parts is not None:
+            _make_sparse(member, parts, real_size)
         self.position = after
         return member
+
+    def _apply_pax(self, member: Member, data: bytes) -> PaxSparse:
+        """Take the records of a pax header into `member`; returns those on sparse files."""
+        pax = PaxSparse()
+        xattrs: dict[bytes, bytes] = {}
+        for key, value in headerfields.pax_records(data):
+            if key == b"path":
+                member.path = headerfields.text(key, value)
+            elif key == b"linkpath":
+                member.link = headerfields.text(key, value)
+            elif key == b"size":
+                member.size = headerfields.decimal(key, value)
+            elif key == b"uid":
+                member.uid = _id(headerfields.decimal(key, value), "uid")
+            elif key == b"gid":
+                member.gid = _id(headerfields.decimal(key, value), "gid")
+            elif key == b"mtime":
+                member.mtime_sec, member.mtime_nsec = headerfields.time(value)
+            elif key.startswith(b"GNU.sparse."):
+                pax.take(key[11:], value)
+            else:
+                headerfields.pax_xattr(xattrs, key, value, only_schily=self._only_schily)
+        member.path = pax.name or member.path
+        member.xattrs = xattrs or None
+        return pax
 
     def _gnu_sparse(self, buffer: bytes, start: int, at: int) -> tuple[SparseMap, int, int] | None:
         """GNU's old format: map, real size, end of the header blocks; None: more bytes needed."""
@@ -450,6 +397,13 @@ class TarParser:
             self.need = at + used - start
             return None
         return parts, used
+
+
+def _make_sparse(member: Member, parts: SparseMap, real_size: int) -> None:
+    if member.kind != stat.S_IFREG:
+        raise FieldError(f"{printable(member.path)}: only a regular file can be sparse")
+    headerfields.check_sparse(parts, real_size, member.stored)
+    member.sparse, member.size = parts, real_size
 
 
 def _id(value: int, what: str) -> int:

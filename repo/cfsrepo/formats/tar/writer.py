@@ -50,9 +50,8 @@ def encode(member: Member) -> bytes:
     if not pax:
         return block
     data = b"".join(_record(key, value) for key, value in pax)
-    extension = Member(
-        stat.S_IFREG, b"PaxHeaders/0", b"", 0o644, 0, 0, 0, 0, 0, len(data), len(data), None, None
-    )
+    size = len(data)
+    extension = Member(stat.S_IFREG, b"PaxHeaders/0", mode=0o644, size=size, stored=size)
     return _block(extension.path, b"x", extension) + data + bytes(-len(data) % BLOCK) + block
 
 
