@@ -217,6 +217,18 @@ CORPUS: dict[str, list[bytes]] = {
             hardlink(b"./usr/link", b"./usr/file"),
         )
     ],
+    "absolute-names": [
+        archive(
+            directory(b"/"),
+            directory(b"/usr", mode=0o751),
+            directory(b"//etc", uid=7),
+            member(b"/etc/a", b"a" * 100),
+            member(b"/b", b"b"),
+            hardlink(b"/c", b"etc/a"),
+            symlink(b"/s", b"/etc/a"),
+        ),
+        archive(whiteout(b"/b"), opaque(b"/etc"), member(b"/etc/new", b"new")),
+    ],
     "absolute-root-and-target": [
         archive(directory(b"/"), directory(b"usr"), member(b"x", b"x"), hardlink(b"y", b"/x"))
     ],
@@ -384,7 +396,14 @@ def sparse_old(name: bytes, parts: list[tuple[int, bytes]], size: int) -> bytes:
     return bytes(block) + padded(stored)
 
 
-# name -> layers, does cfsctl take it at all, what the tree must hold: path -> check
+LINKED = base(
+    directory(b"usr/bin"),
+    member(b"usr/bin/old", b"o" * 100),
+    symlink(b"bin", b"usr/bin"),
+    member(b"file", b"f"),
+)
+
+# name -> layers, does cfsctl take it at all
 BESIDE: dict[str, tuple[list[bytes], bool]] = {
     "opaque-after": (
         [LOWER, archive(member(b"etc/d/new", b"new" * 50), opaque(b"etc/d"))],
@@ -393,6 +412,17 @@ BESIDE: dict[str, tuple[list[bytes], bool]] = {
     "whiteout-after": ([LOWER, archive(member(b"etc/keep", b"2"), whiteout(b"etc/keep"))], True),
     "parents-missing": ([base(member(b"no/such/parent", b"x"))], False),
     "whiteout-in-nothing": ([LOWER, archive(whiteout(b"no/such"))], False),
+    "through-a-link-of-the-layer": (
+        [base(directory(b"usr/bin"), symlink(b"bin", b"usr/bin"), member(b"bin/x", b"x" * 99))],
+        False,
+    ),
+    "through-a-link-below": ([LINKED, archive(member(b"bin/x", b"x" * 99))], False),
+    "through-a-file-below": ([LINKED, archive(member(b"file/x", b"x" * 99))], False),
+    "whiteout-through-a-link": ([LINKED, archive(whiteout(b"bin/old"))], False),
+    "hard-link-through-a-link": (
+        [base(directory(b"d"), member(b"d/a", b"x"), symlink(b"s", b"d"), hardlink(b"b", b"s/a"))],
+        False,
+    ),
     "sparse": ([base(sparse_old(b"s", [(4096, b"x" * 512)], 10_000))], False),
     "pax-before-1970": ([base(member(b"x", pax={b"mtime": b"-1.5"}))], False),
     "without-usr": ([archive(directory(b"etc"), member(b"etc/x", b"x"))], False),

@@ -15,6 +15,7 @@ from cfsrepo.formats.tar.reader import Member
 from cfsrepo.formats.tar.stream import TarStream
 from cfsrepo.formats.tree import Inode, walk
 from cfsrepo.oci import merge
+from cfsrepo.oci.limits import DEFAULT_LIMITS, Limits
 from cfsrepo.oci.merge import Content, Merger, XattrMode
 from tests.oci.oci_builder import (
     CHAR,
@@ -37,8 +38,13 @@ def members(tar: bytes) -> Iterator[tuple[Member, Content]]:
         yield item, content
 
 
-def merged(*layers: bytes, xattrs: XattrMode = XattrMode.OCI) -> Inode:
-    merger = Merger(xattrs)
+def merged(
+    *layers: bytes,
+    xattrs: XattrMode = XattrMode.OCI,
+    limits: Limits = DEFAULT_LIMITS,
+    warnings: list[str] | None = None,
+) -> Inode:
+    merger = Merger(xattrs, limits=limits, warn=None if warnings is None else warnings.append)
     for number, layer in enumerate(layers, 1):
         merger.add_layer(members(layer), f"layer {number}")
     return merger.finish()
@@ -294,27 +300,12 @@ REFUSED = {
     ".. at the start": (archive(member(b"../b")), "'..' in a path"),
     ".. at the end": (archive(directory(b"a/..")), "'..' in a path"),
     ".. absolute": (archive(member(b"/../../etc/passwd")), "'..' in a path"),
-    "absolute": (archive(member(b"/etc/passwd")), "an absolute path"),
-    "absolute, at the top": (archive(directory(b"//a/")), "an absolute path"),
-    "absolute whiteout": (archive(member(b"/.wh.a")), "an absolute path"),
     ".. in a hard link": (archive(member(b"a"), hardlink(b"b", b"../a")), "'..' in a path"),
     "hard link to nothing": (archive(hardlink(b"b", b"a")), "does not exist"),
     "hard link to itself": (archive(hardlink(b"b", b"b")), "does not exist"),
     "hard link to what comes later": (archive(hardlink(b"b", b"a"), member(b"a")), "not exist"),
     "hard link to a directory": (archive(directory(b"a"), hardlink(b"b", b"a")), "a directory"),
     "hard link to the root": (archive(hardlink(b"b", b"/")), "does not exist"),
-    "hard link through a symlink": (
-        archive(directory(b"d"), member(b"d/a"), symlink(b"s", b"d"), hardlink(b"b", b"s/a")),
-        "does not exist",
-    ),
-    "below a symlink": (
-        archive(directory(b"d"), symlink(b"s", b"d"), member(b"s/a")),
-        "no directory",
-    ),
-    "below a symlink to outside": (
-        archive(symlink(b"s", b"/"), member(b"s/etc/a")),
-        "no directory",
-    ),
     "below a file": (archive(member(b"f"), member(b"f/a")), "no directory"),
     "below a hard link": (
         archive(member(b"f"), hardlink(b"g", b"f"), member(b"g/a/b")),
@@ -345,14 +336,6 @@ def test_xattrs_over_the_limits() -> None:
         with pytest.raises(LimitError, match="over the limits"):
             merged(layer, xattrs=XattrMode.ALL)
         merged(layer)  # it is left out anyway
-
-
-def test_number_of_members_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merge, "MEMBERS_MAX", 3)
-    merged(archive(*(member(b"%d" % number) for number in range(3))))
-    for layer in ((*(member(b"%d" % number) for number in range(4)),), (member(b"a/b/c/d"),)):
-        with pytest.raises(LimitError, match="more than 3 entries"):
-            merged(archive(*layer))
 
 
 NAMES = st.sampled_from([b"a", b"b", b"c"])

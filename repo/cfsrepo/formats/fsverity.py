@@ -38,6 +38,7 @@ else:
 _READ_SIZE: Final = 1 << 20
 _DESCRIPTOR_SIZE: Final = 256
 _ZERO_BLOCK: Final = bytes(BLOCK_SIZE)
+_LEAVES_AT_ONCE: Final = 1 << 15
 
 
 class _Hash(Protocol):
@@ -200,11 +201,49 @@ class Hasher:
                 self._push(_hash_blocks(view[at:whole], self.algorithm))
             self._rest += view[whole:]
 
-    def _push(self, hashes: bytes) -> None:
-        """Append `hashes` to the lowest level, and upwards for each block that gets full."""
+    def update_zeros(self, length: int) -> None:
+        """Append `length` zeros. A run of equal blocks costs next to nothing, however long it is.
+
+        (But for `leaves`, which is called with the hash of each block.)
+        """
+        first = min(-len(self._rest) % BLOCK_SIZE, length)
+        blocks, last = divmod(length - first, BLOCK_SIZE)
+        self.update(bytes(first))
+        if blocks:
+            self.size += blocks * BLOCK_SIZE
+            self._push_equal(_hash_blocks(_ZERO_BLOCK, self.algorithm), blocks)
+        self.update(bytes(last))
+
+    def _push_equal(self, leaf: bytes, count: int) -> None:
+        """Append `count` equal hashes to the lowest level, and upwards what follows from them."""
         if self._leaves is not None:
-            self._leaves(hashes)
+            piece = leaf * min(count, _LEAVES_AT_ONCE)
+            for _ in range(count // _LEAVES_AT_ONCE):
+                self._leaves(piece)
+            self._leaves(piece[: count % _LEAVES_AT_ONCE * len(leaf)])
+        in_block = BLOCK_SIZE // len(leaf)
         level = 0
+        while count:
+            if level == len(self._levels):
+                self._levels.append(bytearray())
+            pending = self._levels[level]
+            first = min(in_block - len(pending) // len(leaf), count)
+            count -= first
+            pending += leaf * first
+            if len(pending) < BLOCK_SIZE:
+                return
+            # The block that is full now differs from those that follow.
+            self._push(_hash_blocks(pending, self.algorithm), level + 1)
+            blocks, rest = divmod(count, in_block)
+            self._levels[level] = bytearray(leaf * rest)
+            leaf = _hash_blocks(leaf * in_block, self.algorithm)
+            count = blocks
+            level += 1
+
+    def _push(self, hashes: bytes, level: int = 0) -> None:
+        """Append `hashes` to a level, and upwards for each block that gets full."""
+        if self._leaves is not None and level == 0:
+            self._leaves(hashes)
         while hashes:
             if level == len(self._levels):
                 self._levels.append(bytearray())

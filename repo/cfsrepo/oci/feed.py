@@ -30,17 +30,19 @@ class Feed(Closing):
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="unpack", daemon=True)
 
-    def chunks(self, report: Callable[[int], object]) -> Iterator[bytes]:
-        """The chunks; ends, or raises, as `produce` does. `report` is told bytes of the source."""
+    def chunks(self, report: Callable[[int, int], object]) -> Iterator[bytes]:
+        """The chunks; ends, or raises, as `produce` does.
+
+        `report` is told of each: the bytes of the source that were read for it, and its own.
+        """
         seen = 0
         while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             chunk, position = item
-            if position != seen:
-                report(position - seen)
-                seen = position
             self.size += len(chunk)
+            report(position - seen, len(chunk))
+            seen = position
             if chunk:
                 yield chunk
 

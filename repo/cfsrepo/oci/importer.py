@@ -9,7 +9,8 @@
     streams/refs/oci/NAME          keeps all of it
 
 These are the names and references that cfsctl uses and keeps. An image pulled again with another
-choice of extended attributes has another image file, and the configuration then refers to that one.
+choice of extended attributes has another image file, and the configuration then refers to that one
+(as `composefs.image.v1.xattrs=all` too, where all attributes were kept).
 
 Nothing becomes visible before everything is stored and checked: a pull that fails, for whatever
 reason, leaves objects that nothing refers to and no other trace.
@@ -24,16 +25,18 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cfsrepo.errors import InputError, RepositoryError
+from cfsrepo.errors import InputError, NotFoundError, RepositoryError
+from cfsrepo.formats import fsverity
 from cfsrepo.formats.erofs.writer import write_image
 from cfsrepo.formats.splitstream import OCI_CONFIG, OCI_MANIFEST, SplitStream, SplitStreamWriter
 from cfsrepo.formats.tree import paused_gc
 from cfsrepo.oci.documents import ImageConfig, Manifest, parse_config
+from cfsrepo.oci.layerjobs import LayerJob, import_layers
 from cfsrepo.oci.layers import read_layer
+from cfsrepo.oci.limits import DEFAULT_LIMITS, Limits
 from cfsrepo.oci.merge import Merger, XattrMode
 from cfsrepo.oci.transports.imagelayout import ImageSource, Layout, own_platform, read_document
 from cfsrepo.oci.transports.reference import parse_reference
-from cfsrepo.oci.workers import LayerJob, import_layers
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.store.ocistreams import (
     CONFIG_PREFIX,
@@ -67,12 +70,14 @@ def pull(
     name: str | None = None,
     *,
     xattrs: XattrMode = XattrMode.OCI,
+    limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> PulledImage:
     """Pull the image `source` (`oci:DIR[:REF]`) and call it `name` (None: a name made from it).
 
     Raises UsageError for a source that is none, NotFoundError where there is no such image,
-    InputError for one that is damaged or hostile, OSError where it cannot be stored.
+    InputError for one that is damaged or hostile, LimitError for one that asks for more than
+    `limits`, OSError where it cannot be stored.
     """
     progress = progress or NoProgress()
     reference = parse_reference(source)
@@ -87,13 +92,14 @@ def pull(
             descriptor.digest,
             name or reference.default_name(),
             xattrs=xattrs,
+            limits=limits,
             progress=progress,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image of which everything is stored, and nothing visible yet."""
+    """An image of which everything is stored, if not yet visible."""
 
     streams: dict[str, bytes]
     """Content id -> digest of each stream, the manifest's last."""
@@ -101,6 +107,8 @@ class StoredImage:
     """Digests of the image files by version of the format."""
     new_layers: int
     """Layers that the repository did not have."""
+    visible: bool
+    """All of it was there before, and visible."""
 
 
 def import_image(
@@ -113,6 +121,7 @@ def import_image(
     *,
     xattrs: XattrMode,
     progress: Progress,
+    limits: Limits = DEFAULT_LIMITS,
     stored: Mapping[str, bytes] | None = None,
 ) -> PulledImage:
     """Store the image as `store_image` does, make it visible, and call it `name`."""
@@ -125,9 +134,11 @@ def import_image(
         manifest_digest,
         xattrs=xattrs,
         progress=progress,
+        limits=limits,
         stored=stored,
     )
-    repo.publish(image.streams, image.images.values())
+    if not image.visible:
+        repo.publish(image.streams, image.images.values())
     repo.tag(name, MANIFEST_PREFIX + manifest_digest)
     return PulledImage(
         image.images[repo.meta.erofs_default].hex(),
@@ -148,6 +159,7 @@ def store_image(
     *,
     xattrs: XattrMode,
     progress: Progress,
+    limits: Limits = DEFAULT_LIMITS,
     stored: Mapping[str, bytes] | None = None,
 ) -> StoredImage:
     """Store the image of a manifest whose bytes were checked; its blobs come from `source`.
@@ -155,39 +167,76 @@ def store_image(
     `stored`: layers that are in the object store already (diff id -> digest of the stream).
     """
     repo.check_writable()
-    config_name = f"configuration {manifest.config.digest}"
     config_data = read_document(source, manifest.config)
-    config = parse_config(config_data, config_name)
-    if len(config.diff_ids) != len(manifest.layers):
-        raise InputError(
-            f"{config_name}: {len(config.diff_ids)} layers, but the manifest has "
-            f"{len(manifest.layers)}"
-        )
-    _warn_of_platform(config, progress)
+    documents = _Documents(
+        manifest_data,
+        manifest,
+        manifest_digest,
+        config_data,
+        parse_config(config_data, f"configuration {manifest.config.digest}"),
+    )
+    documents.check()
+    _warn_of_platform(documents.config, progress)
 
-    layers = {**_known_layers(repo, config), **(stored or {})}
-    jobs = [
-        LayerJob(diff_id, descriptor)
-        for diff_id, descriptor in dict(zip(config.diff_ids, manifest.layers, strict=True)).items()
-        if diff_id not in layers
-    ]
-    merger = Merger(xattrs)
+    layers = {**_known_layers(repo, documents.config), **(stored or {})}
+    jobs = documents.jobs(layers)
+    if not jobs and (found := _made_before(repo, documents, layers, xattrs)) is not None:
+        return found
+    merger = Merger(xattrs, limits=limits, warn=progress.message)
     with paused_gc():
-        _merge_layers(repo, source, config, layers, jobs, merger, progress)
+        _merge_layers(repo, source, documents.config, layers, jobs, merger, limits, progress)
         images = _store_images(repo, merger, progress)
+    return _store_documents(repo, documents, layers, images, xattrs, len(jobs))
 
-    refs = {diff_id: layers[diff_id] for diff_id in config.diff_ids}
-    streams = {LAYER_PREFIX + diff_id: digest for diff_id, digest in refs.items()}
-    content_id = CONFIG_PREFIX + manifest.config.digest
-    image_refs = {IMAGE_REFS[version]: digest for version, digest in images.items()}
-    # Images made in other ways (another version, for booting) stay referred to.
-    refs_and_images = {**refs, **_other_images(repo, content_id), **image_refs}
-    config_stream = _store_document(repo, content_id, OCI_CONFIG, config_data, refs_and_images)
-    streams[content_id] = config_stream
-    content_id = MANIFEST_PREFIX + manifest_digest
-    refs = {CONFIG_REF + manifest.config.digest: config_stream, **refs}
-    streams[content_id] = _store_document(repo, content_id, OCI_MANIFEST, manifest_data, refs)
-    return StoredImage(streams, images, len(jobs))
+
+@dataclass(frozen=True, slots=True)
+class _Documents:
+    """Manifest and configuration of an image: their bytes, and what they say."""
+
+    manifest_data: bytes
+    manifest: Manifest
+    manifest_digest: str
+    config_data: bytes
+    config: ImageConfig
+
+    @property
+    def manifest_id(self) -> str:
+        """What the manifest's stream is called."""
+        return MANIFEST_PREFIX + self.manifest_digest
+
+    @property
+    def config_id(self) -> str:
+        """What the configuration's stream is called."""
+        return CONFIG_PREFIX + self.manifest.config.digest
+
+    def check(self) -> None:
+        """InputError: the two do not belong together."""
+        if len(self.config.diff_ids) != len(self.manifest.layers):
+            raise InputError(
+                f"configuration {self.manifest.config.digest}: {len(self.config.diff_ids)} "
+                f"layers, but the manifest has {len(self.manifest.layers)}"
+            )
+
+    def manifest_refs(self, layers: Mapping[str, bytes], config: bytes) -> dict[str, bytes]:
+        """What the manifest's stream refers to: the configuration's stream, and the layers'."""
+        refs = {diff_id: layers[diff_id] for diff_id in self.config.diff_ids}
+        return {CONFIG_REF + self.manifest.config.digest: config, **refs}
+
+    def streams(
+        self, layers: Mapping[str, bytes], config: bytes, manifest: bytes
+    ) -> dict[str, bytes]:
+        """All streams of the image: content id -> digest."""
+        streams = {LAYER_PREFIX + diff_id: layers[diff_id] for diff_id in self.config.diff_ids}
+        return {**streams, self.config_id: config, self.manifest_id: manifest}
+
+    def jobs(self, known: Mapping[str, bytes]) -> list[LayerJob]:
+        """The layers to import, each once: all but the `known` ones."""
+        pairs = zip(self.config.diff_ids, self.manifest.layers, strict=True)
+        return [
+            LayerJob(diff_id, descriptor)
+            for diff_id, descriptor in dict(pairs).items()
+            if diff_id not in known
+        ]
 
 
 def _known_layers(repo: Repository, config: ImageConfig) -> dict[str, bytes]:
@@ -205,9 +254,56 @@ def _known_layers(repo: Repository, config: ImageConfig) -> dict[str, bytes]:
             stream = SplitStream.parse(_map_object(repo, digest), LAYER_PREFIX + diff_id)
         except RepositoryError:
             continue
-        if all(map(repo.objects.has, stream.object_refs)):
+        if repo.objects.has_all(stream.object_refs):
             known[diff_id] = digest
     return known
+
+
+def _made_before(
+    repo: Repository, documents: _Documents, layers: Mapping[str, bytes], xattrs: XattrMode
+) -> StoredImage | None:
+    """The image if it was pulled before; None: it has to be made.
+
+    All of it must be there, and be what pulling would make: both documents, the layers, image
+    files that are whole.
+    """
+    config_stream = repo.stream_id(documents.config_id)
+    manifest_stream = repo.stream_id(documents.manifest_id)
+    if config_stream is None or manifest_stream is None:
+        return None
+    try:
+        config = repo.read_stream(config_stream, documents.config_id, OCI_CONFIG)
+        manifest = repo.read_stream(manifest_stream, documents.manifest_id, OCI_MANIFEST)
+        images = {
+            version: config.named_refs[IMAGE_REFS[version]]
+            for version in (repo.meta.erofs_default, *repo.meta.erofs_extra)
+        }
+        made_with_all = config.named_refs.get(_all_xattrs(repo.meta.erofs_default))
+        made_with = XattrMode.ALL if made_with_all in images.values() else XattrMode.OCI
+        if (
+            made_with is not xattrs
+            or documents.manifest_refs(layers, config_stream) != manifest.named_refs
+            or any(config.named_refs.get(diff_id) != layers[diff_id] for diff_id in layers)
+            or not _holds(repo, config, documents.config_data)
+            or not _holds(repo, manifest, documents.manifest_data)
+        ):
+            return None
+        for digest in images.values():
+            repo.open_image(digest.hex()).close()  # checks it
+    except (KeyError, NotFoundError, RepositoryError):
+        return None
+    streams = documents.streams(layers, config_stream, manifest_stream)
+    return StoredImage(streams, images, 0, visible=True)
+
+
+def _holds(repo: Repository, stream: SplitStream, document: bytes) -> bool:
+    digest = fsverity.digest(document, repo.algorithm)
+    return list(stream.chunks()) == [digest] and repo.objects.has(digest)
+
+
+def _all_xattrs(version: int) -> str:
+    """A second reference to an image file that was made with `XattrMode.ALL`, to tell it by."""
+    return f"{IMAGE_REFS[version]}.xattrs={XattrMode.ALL}"
 
 
 def _merge_layers(
@@ -217,6 +313,7 @@ def _merge_layers(
     layers: dict[str, bytes],
     jobs: list[LayerJob],
     merger: Merger,
+    limits: Limits,
     progress: Progress,
 ) -> None:
     """Import what is missing, into `layers`; merge each layer as soon as all below it are there."""
@@ -230,7 +327,8 @@ def _merge_layers(
             members = read_layer(stream, repo.objects, only_schily=merger.mode is XattrMode.OCI)
             merger.add_layer(members, name)
 
-    with contextlib.closing(import_layers(jobs, source, repo.objects, progress)) as imported:
+    imported = import_layers(jobs, source, repo.objects, progress, limits)
+    with contextlib.closing(imported):
         merge_complete()
         for diff_id, stored in imported:
             layers[diff_id] = stored.digest
@@ -257,6 +355,42 @@ def _store_images(repo: Repository, merger: Merger, progress: Progress) -> dict[
             images[version] = out.commit()
     progress.finish(task)
     return images
+
+
+def _store_documents(
+    repo: Repository,
+    documents: _Documents,
+    layers: Mapping[str, bytes],
+    images: dict[int, bytes],
+    xattrs: XattrMode,
+    new_layers: int,
+) -> StoredImage:
+    """Store the streams of configuration and manifest, with what they refer to."""
+    refs = {diff_id: layers[diff_id] for diff_id in documents.config.diff_ids}
+    image_refs = {IMAGE_REFS[version]: digest for version, digest in images.items()}
+    # Images made in other ways (another version, for booting) stay referred to.
+    others = _other_images(repo, documents.config_id)
+    marks = {_all_xattrs(version): digest for version, digest in images.items()}
+    if xattrs is XattrMode.ALL:
+        others.update(marks)
+    else:
+        others = {name: value for name, value in others.items() if marks.get(name) != value}
+    config = _store_document(
+        repo,
+        documents.config_id,
+        OCI_CONFIG,
+        documents.config_data,
+        {**refs, **others, **image_refs},
+    )
+    manifest = _store_document(
+        repo,
+        documents.manifest_id,
+        OCI_MANIFEST,
+        documents.manifest_data,
+        documents.manifest_refs(layers, config),
+    )
+    streams = documents.streams(layers, config, manifest)
+    return StoredImage(streams, images, new_layers, visible=False)
 
 
 def _other_images(repo: Repository, content_id: str) -> dict[str, bytes]:

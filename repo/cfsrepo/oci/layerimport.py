@@ -22,6 +22,7 @@ from cfsrepo.oci.decompress import decompress
 from cfsrepo.oci.documents import LAYER_TYPES
 from cfsrepo.oci.feed import Feed
 from cfsrepo.oci.layers import expand
+from cfsrepo.oci.limits import Budget, Limits
 from cfsrepo.oci.merge import INLINE_MAX, Content
 from cfsrepo.oci.transports.imagelayout import Blob
 from cfsrepo.store.objects import ObjectStore
@@ -40,17 +41,30 @@ class StoredLayer:
     """Files that became objects of their own."""
 
 
+Amounts = tuple[int, int]
+"""Bytes of a blob that were read, bytes of the archive (and of holes) that came out of them."""
+
+
 def import_layer(
-    blob: Blob, diff_id: str, objects: ObjectStore, report: Callable[[int], object]
+    blob: Blob,
+    diff_id: str,
+    objects: ObjectStore,
+    limits: Limits,
+    report: Callable[[Amounts], object],
 ) -> StoredLayer:
     """Store the layer that is packed in `blob` and whose archive has the digest `diff_id`.
 
-    `report` is told the bytes of the blob that were read, now and then, from this thread. Raises
-    InputError for a blob or an archive that is damaged, DigestMismatchError where one of the two
-    digests is not what was promised, OSError where it cannot be stored.
+    `report` is told how far it is, now and then, from this thread. Raises InputError for a blob or
+    an archive that is damaged, LimitError for one that asks for too much, DigestMismatchError where
+    one of the two digests is not what was promised, OSError where it cannot be stored.
     """
     writer = SplitStreamWriter(objects.algorithm, OCI_LAYER)
+    budget = Budget(limits)
     files = 0
+
+    def count(read: int, unpacked: int) -> None:
+        budget.add_bytes(unpacked, blob.name)
+        report((read, unpacked))
 
     def take_header(data: bytes) -> None:
         # Padding is less than a block. Readers want a member's headers and data in one chunk.
@@ -59,8 +73,11 @@ def import_layer(
         writer.inline(data)
 
     with Feed(_archive(blob, diff_id)) as feed:
-        stream = TarStream(feed.chunks(report), blob.name, on_header=take_header)
+        stream = TarStream(feed.chunks(count), blob.name, on_header=take_header)
         while (member := stream.next()) is not None:
+            budget.add_member(member, blob.name)
+            if member.sparse is not None:
+                count(0, member.size - member.stored)
             content: Content = None
             data = stream.take_data()
             if member.stored > INLINE_MAX:

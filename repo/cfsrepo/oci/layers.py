@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cfsrepo.errors import RepositoryError
+from cfsrepo.formats.fsverity import Hasher
 from cfsrepo.formats.splitstream import Digest, SplitStream
 from cfsrepo.formats.tar.headerfields import SparseMap
 from cfsrepo.formats.tar.reader import Member, TarParser
 from cfsrepo.oci.merge import INLINE_MAX, Content
 from cfsrepo.store.objects import ObjectStore
+from cfsrepo.system.closing import Closing
 
 _PIECE = 1 << 20
 
@@ -70,38 +72,68 @@ def read_layer(
 
 
 def expand(content: Content, parts: SparseMap, size: int, objects: ObjectStore) -> Content:
-    """The file of `size` bytes whose `parts` are stored one after the other in `content`."""
+    """The file of `size` bytes whose `parts` are stored one after the other in `content`.
+
+    One that is in the store already is not written again; holes are never written.
+    """
     if size <= INLINE_MAX:
-        data = bytearray(size)
-        stored, at = content or b"", 0
-        for offset, length in parts:
-            data[offset : offset + length] = stored[at : at + length]
-            at += length
-        return bytes(data) or None
-    with objects.writer() as writer:
+        return spread(content if isinstance(content, bytes) else b"", parts, size) or None
+    with _Stored(content, objects) as stored:
+        hasher = Hasher(objects.algorithm)
+        stored.copy(parts, size, hasher.update, hasher.update_zeros)
+        digest = hasher.digest()
+        if objects.size(digest) != size:
+            with objects.writer() as writer:
+                stored.copy(parts, size, writer.write, writer.write_hole)
+                writer.commit()
+        return Digest(digest)
+
+
+def spread(stored: bytes, parts: SparseMap, size: int) -> bytes:
+    """The small sparse file of `size` bytes whose `parts` are `stored` one after the other."""
+    data = bytearray(size)
+    at = 0
+    for offset, length in parts:
+        data[offset : offset + length] = stored[at : at + length]
+        at += length
+    return bytes(data)
+
+
+class _Stored(Closing):
+    """The parts of a sparse file that an archive holds, one after the other."""
+
+    def __init__(self, content: Content, objects: ObjectStore) -> None:
+        self._data = content or b""
+        self._fd = objects.open(content) if isinstance(content, Digest) else -1
+
+    def close(self) -> None:
+        """Release the object."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def copy(
+        self,
+        parts: SparseMap,
+        size: int,
+        data: Callable[[bytes], object],
+        hole: Callable[[int], object],
+    ) -> None:
+        """Call `data` with the file's bytes and `hole` with the lengths of its holes, in order."""
         position = at = 0
-        fd = objects.open(content) if isinstance(content, Digest) else -1
-        try:
-            for offset, length in [*parts, (size, 0)]:
-                while position < offset:
-                    step = min(offset - position, _PIECE)
-                    writer.write(_ZEROS[:step])
-                    position += step
-                end = at + length
-                while at < end:
-                    if fd >= 0:
-                        piece = os.pread(fd, min(end - at, _PIECE), at)
-                    else:
-                        piece = (content or b"")[at:end]
-                    if not piece:
-                        raise RepositoryError("the object of a sparse file is too short")
-                    writer.write(piece)
-                    at += len(piece)
-                    position += len(piece)
-        finally:
-            if fd >= 0:
-                os.close(fd)
-        return Digest(writer.commit())
+        for offset, length in [*parts, (size, 0)]:
+            if offset > position:
+                hole(offset - position)
+            position = offset + length
+            end = at + length
+            while at < end:
+                piece = self._read(at, min(end - at, _PIECE))
+                if not piece:
+                    raise RepositoryError("the object of a sparse file is too short")
+                data(piece)
+                at += len(piece)
 
-
-_ZEROS = memoryview(bytes(_PIECE))
+    def _read(self, at: int, count: int) -> bytes:
+        if self._fd >= 0:
+            return os.pread(self._fd, count, at)
+        return self._data[at : at + count]

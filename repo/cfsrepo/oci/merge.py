@@ -21,7 +21,14 @@ the OCI image specification and tar(1). Ids can differ from cfsctl's in these ca
     opaque marker or whiteout after         deletes those too          deletes what is below only
     entries of its own layer
     parent directory in no layer            refuses                    0755, 0:0, mtime 0
-    whiteout in a directory in no layer     refuses                    nothing to delete
+    path through a symbolic link of the     refuses                    goes where the link leads,
+    same layer                                                         never out of the root
+    path through a symbolic link, or a      refuses                    a directory (as if in no
+    file, of a layer below                                             layer) replaces it; warning
+    whiteout below any of these             refuses                    the same, but what is not
+                                                                       there is not made
+    hard link through a symbolic link       refuses                    as for paths
+    of the same layer
     sparse file                             refuses                    the file, holes as zeros
     mtime before 1970 in a pax header       refuses                    that mtime
     mtime before 1970 otherwise             not the image's oldest     the oldest, as in C's
@@ -40,35 +47,39 @@ the OCI image specification and tar(1). Ids can differ from cfsctl's in these ca
     v7 directory (type NUL, name ends in /) a regular file             a directory
     link, directory, device with a size     skips that much            has no data
     lone block of zeros                     skipped                    error
-    absolute path (but for `/` itself)      taken as relative          error
+    more than `Limits` allow                taken                      error
 
-The target of a hard link may begin with `/`: it is relative to the root all the same. Both refuse
-`..` in a path, a path through something that is no directory, a hard link to a directory or to
-nothing.
+Names and the targets of hard links may begin with `/`: they are relative to the root all the same.
+Both refuse `..` in a path, a path through a file of the same layer that is neither directory nor
+link, a hard link to a directory or to nothing.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
-from cfsrepo.errors import InputError, LimitError, printable
+from cfsrepo.errors import LimitError, printable
 from cfsrepo.formats.splitstream import Digest
 from cfsrepo.formats.tar.reader import HARDLINK, Member
-from cfsrepo.formats.tree import NAME_MAX, Inode, directory, walk
+from cfsrepo.formats.tree import NAME_MAX, Inode, walk
+from cfsrepo.oci.layeredtree import (
+    AUFS,
+    OPAQUE,
+    PATH_MAX,
+    WHITEOUT,
+    LayeredTree,
+    copy_metadata,
+)
+from cfsrepo.oci.limits import DEFAULT_LIMITS, Budget, Limits
+from cfsrepo.progress import NoProgress
 from cfsrepo.store.objects import object_path
 
 INLINE_MAX = 64
-PATH_MAX = 4096
 SYMLINK_MAX = 4095
 XATTR_NAME_MAX = 255
 XATTR_VALUE_MAX = 65535
-MEMBERS_MAX = 1 << 22  # of all layers together; each costs some 500 bytes of memory
-
-WHITEOUT = b".wh."
-OPAQUE = b".wh..wh..opq"
-AUFS = b".wh..wh."  # other names that begin so are aufs's own bookkeeping: not part of the image
 
 Content = bytes | Digest | None
 """What a regular file holds: its bytes (at most `INLINE_MAX`), its object, None if empty."""
@@ -90,41 +101,44 @@ _CAPABILITY = b"security.capability"
 class Merger:
     """Builds the tree of an image from its layers, lowest first."""
 
-    def __init__(self, xattrs: XattrMode = XattrMode.OCI) -> None:
-        self.root = directory()
+    def __init__(
+        self,
+        xattrs: XattrMode = XattrMode.OCI,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        warn: Callable[[str], object] | None = None,
+    ) -> None:
+        """`warn` is told what a user should know of a layer that is no failure."""
         self.mode = xattrs
         self.dropped_xattrs = 0
         """How many `user.cfs.*` attributes were left out."""
-        self._layers = 0
-        self._members = 0
-        self._name = ""
-        # Parent paths as the archive spells them -> directory; emptied when a directory goes away.
+        self._budget = Budget(limits)
+        self._tree = LayeredTree(warn or NoProgress().message)
+        # Parent paths as the archive spells them -> directory; emptied when one may lead elsewhere.
         self._parents: dict[bytes, Inode] = {}
-        # id of a directory -> names that the current layer put into it. A directory that goes away
-        # can only hand its id on to one of the same layer, whose names are all of this layer too.
-        self._fresh: dict[int, set[bytes]] = {}
 
     def add_layer(self, members: Iterable[tuple[Member, Content]], name: str = "layer") -> None:
         """Put the next layer (`name` in errors) on top. InputError: the layer makes no sense."""
-        self._name = name
-        self._layers += 1
-        self._fresh.clear()
+        tree, budget = self._tree, self._budget
+        tree.begin_layer(name)
         self._parents.clear()
         for member, content in members:
-            self._members += 1
+            budget.add_member(member, name)
             self._add(member, content)
-            if self._members > MEMBERS_MAX:
-                raise LimitError(f"{name}: more than {MEMBERS_MAX} entries in an image")
+            if tree.implied:
+                budget.add_entries(tree.implied, name)
+                tree.implied = 0
+        tree.end_layer()
 
     def finish(self) -> Inode:
         """The tree, with root and /run as the rules say and link counts set."""
-        root = self.root
+        root = self._tree.root
         entries = root.entries
         assert entries is not None
         usr = entries.get(b"usr")
         source = root if usr is None or not usr.is_dir else usr
         if source is not root:
-            _copy_metadata(source, root)
+            copy_metadata(source, root)
         run = entries.get(b"run")
         if run is not None and run.entries is not None:
             run.mtime_sec, run.mtime_nsec = source.mtime_sec, source.mtime_nsec
@@ -136,11 +150,10 @@ class Merger:
 
     def _add(self, member: Member, content: Content) -> None:
         path = member.path
-        if path[:1] == b"/" and self._components(path):
-            raise self._bad(path, "an absolute path; a layer's are relative to its root")
+        tree = self._tree
         head, _, name = path.rpartition(b"/")
         if name in _NO_NAME or len(path) > PATH_MAX:
-            parts = self._components(path)
+            parts = tree.components(path)
             if not parts:
                 self._set_root(member)
                 return
@@ -151,14 +164,12 @@ class Merger:
             return
         parent = self._parents.get(head)
         if parent is None:
-            parent = self._make_parent(head, path)
+            parent = tree.make_directory(tree.components(head), path)
             if parent is None:
                 return
+            self._parents[head] = parent
         if len(name) > NAME_MAX:
-            raise LimitError(
-                f"{self._name}: a name of {len(name)} bytes (at most {NAME_MAX}): "
-                f"{printable(name[:64])}..."
-            )
+            raise tree.name_limit(name)
         entries = parent.entries
         assert entries is not None
         old = entries.get(name)
@@ -168,14 +179,11 @@ class Merger:
             inode = self._hard_link(member) if member.kind == HARDLINK else None
             if inode is None:
                 inode = self._inode(member, content)
-            if old is not None and old.entries is not None:
+            if old is not None and (old.entries is not None or old.is_symlink):
                 self._parents.clear()
             entries[name] = inode
-        if self._layers > 1:
-            fresh = self._fresh.get(id(parent))
-            if fresh is None:
-                fresh = self._fresh[id(parent)] = set()
-            fresh.add(name)
+        if not tree.lowest:
+            tree.added(parent, name)
 
     def _inode(self, member: Member, content: Content) -> Inode:
         kind = member.kind
@@ -199,7 +207,7 @@ class Merger:
         elif kind == stat.S_IFLNK:
             if len(member.link) > SYMLINK_MAX:
                 raise LimitError(
-                    f"{self._name}: {printable(member.path)}: a symbolic link of "
+                    f"{self._tree.layer}: {printable(member.path)}: a symbolic link of "
                     f"{len(member.link)} bytes (at most {SYMLINK_MAX})"
                 )
             inode.payload = member.link
@@ -209,24 +217,23 @@ class Merger:
         return inode
 
     def _hard_link(self, member: Member) -> Inode:
-        parts = self._components(member.link)
-        inode: Inode | None = self.root
-        for part in parts:
-            inode = None if inode is None or inode.entries is None else inode.entries.get(part)
-        if inode is None or not parts:
-            raise self._bad(
+        tree = self._tree
+        parts = tree.components(member.link)
+        inode = tree.find(parts, member.path) if parts else None
+        if inode is None:
+            raise tree.bad(
                 member.path, f"a hard link to {printable(member.link)}, which does not exist"
             )
         if inode.entries is not None:
-            raise self._bad(
+            raise tree.bad(
                 member.path, f"a hard link to {printable(member.link)}, which is a directory"
             )
         return inode
 
     def _set_root(self, member: Member) -> None:
         if member.kind != stat.S_IFDIR:
-            raise self._bad(member.path, "the root must be a directory")
-        self._set_metadata(self.root, member)
+            raise self._tree.bad(member.path, "the root must be a directory")
+        self._set_metadata(self._tree.root, member)
 
     def _set_metadata(self, inode: Inode, member: Member) -> None:
         inode.mode = stat.S_IFDIR | member.mode
@@ -246,128 +253,37 @@ class Merger:
         for key, value in kept.items():
             if not 0 < len(key) <= XATTR_NAME_MAX or b"\0" in key or len(value) > XATTR_VALUE_MAX:
                 raise LimitError(
-                    f"{self._name}: {printable(member.path)}: extended attribute "
+                    f"{self._tree.layer}: {printable(member.path)}: extended attribute "
                     f"{printable(key[:64])} is over the limits (name {len(key)} of "
                     f"{XATTR_NAME_MAX} bytes, value {len(value)} of {XATTR_VALUE_MAX})"
                 )
         return kept or None
 
-    # -- paths ------------------------------------------------------------------------------------
-
-    def _components(self, path: bytes) -> list[bytes]:
-        """The names in `path`, without `.` and empty ones; `..` is refused."""
-        if len(path) > PATH_MAX:
-            raise LimitError(
-                f"{self._name}: a path of {len(path)} bytes (at most {PATH_MAX}): "
-                f"{printable(path[:64])}..."
-            )
-        parts = [part for part in path.split(b"/") if part not in _NOTHING]
-        if b".." in parts:
-            raise self._bad(path, "'..' in a path")
-        return parts
-
-    def _make_parent(self, head: bytes, path: bytes) -> Inode | None:
-        """The directory `head`, made with what is missing above it; None: aufs's bookkeeping."""
-        parent = self.root
-        for part in self._components(head):
-            entries = parent.entries
-            if entries is None:
-                raise self._bad(path, "it is below something that is no directory")
-            child = entries.get(part)
-            if child is None:
-                if part.startswith(WHITEOUT):
-                    if part.startswith(AUFS):
-                        return None
-                    raise self._bad(path, "it is below a whiteout")
-                if len(part) > NAME_MAX:
-                    raise LimitError(
-                        f"{self._name}: a name of {len(part)} bytes (at most {NAME_MAX}): "
-                        f"{printable(part[:64])}..."
-                    )
-                self._members += 1
-                child = entries[part] = directory()
-            parent = child
-        if parent.entries is None:
-            raise self._bad(path, "it is below something that is no directory")
-        self._parents[head] = parent
-        return parent
-
-    def _bad(self, path: bytes, what: str) -> InputError:
-        return InputError(f"{self._name}: {printable(path[:PATH_MAX])}: {what}")
-
-    # -- whiteouts --------------------------------------------------------------------------------
-
     def _whiteout(self, head: bytes, name: bytes, path: bytes) -> None:
-        parent: Inode | None = self.root
-        for part in self._components(head):
-            entries = None if parent is None else parent.entries
-            parent = None if entries is None else entries.get(part)
+        tree = self._tree
+        parent = tree.find_directory(tree.components(head), path)
         if name.startswith(AUFS) and name != OPAQUE:
             return
         target = name[len(WHITEOUT) :]
         if target in _NO_NAME:
-            raise self._bad(path, "a whiteout of nothing")
-        if parent is None or parent.entries is None or self._layers == 1:
+            raise tree.bad(path, "a whiteout of nothing")
+        if parent is None or parent.entries is None or tree.lowest:
             return
-        self._drop_lower(parent, list(parent.entries) if name == OPAQUE else [target])
+        tree.drop_lower(parent, list(parent.entries) if name == OPAQUE else [target])
         self._parents.clear()
-
-    def _drop_lower(self, parent: Inode, names: list[bytes]) -> None:
-        """Remove from `parent` what the layers below put under `names`, at any depth.
-
-        What the current layer put there stays, wherever its whiteout stands in the archive. A
-        directory of the layers below that is still needed as a parent loses its metadata.
-        """
-        # Each directory on the stack: itself, the names left to look at, its own name.
-        stack = [(parent, names, b"")]
-        while stack:
-            inode, todo, own_name = stack[-1]
-            entries = inode.entries
-            assert entries is not None
-            fresh = self._fresh.get(id(inode), _NO_NAMES)
-            if todo:
-                name = todo.pop()
-                child = entries.get(name)
-                if child is None:
-                    continue
-                if child.entries is not None:
-                    stack.append((child, list(child.entries), name))
-                elif name not in fresh:
-                    del entries[name]
-                continue
-            stack.pop()
-            if not stack:
-                return
-            above = stack[-1][0]
-            assert above.entries is not None
-            if own_name in self._fresh.get(id(above), _NO_NAMES):
-                continue
-            if entries:
-                _copy_metadata(directory(), inode)
-            else:
-                del above.entries[own_name]
 
 
 _NO_NAME = (b"", b".", b"..")
-_NOTHING = (b"", b".")
-_NO_NAMES: frozenset[bytes] = frozenset()
-
-
-def _copy_metadata(source: Inode, target: Inode) -> None:
-    target.mode = source.mode
-    target.uid, target.gid = source.uid, source.gid
-    target.mtime_sec, target.mtime_nsec = source.mtime_sec, source.mtime_nsec
-    target.xattrs = None if source.xattrs is None else dict(source.xattrs)
 
 
 def _count_links(root: Inode) -> None:
     """Set `nlink` everywhere: names of a file, 2 + subdirectories of a directory."""
-    seen: set[int] = set()
+    seen: set[Inode] = set()
     for _, inode in walk(root):
         if inode.entries is not None:
             inode.nlink = 2 + sum(child.entries is not None for child in inode.entries.values())
-        elif id(inode) in seen:
+        elif inode in seen:
             inode.nlink += 1
         else:
-            seen.add(id(inode))
+            seen.add(inode)
             inode.nlink = 1

@@ -20,7 +20,8 @@ from cfsrepo.formats.splitstream import OCI_LAYER, SplitStreamWriter
 from cfsrepo.formats.tar.reader import HARDLINK, Member
 from cfsrepo.formats.tar.writer import END, encode
 from cfsrepo.formats.tree import Inode, walk
-from cfsrepo.oci.merge import INLINE_MAX, WHITEOUT
+from cfsrepo.oci.layeredtree import WHITEOUT
+from cfsrepo.oci.merge import INLINE_MAX
 from cfsrepo.store.objects import ObjectStore
 
 _READ_SIZE = 1 << 20

@@ -25,6 +25,8 @@ from cfsrepo.formats.tree import Inode, paused_gc
 from cfsrepo.oci.decompress import decompress
 from cfsrepo.oci.documents import Compression
 from cfsrepo.oci.feed import Feed
+from cfsrepo.oci.layers import spread
+from cfsrepo.oci.limits import DEFAULT_LIMITS, Budget, Limits
 from cfsrepo.oci.merge import INLINE_MAX, Content, Merger, XattrMode
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.system import linux
@@ -39,21 +41,23 @@ def unpack(
     path: str,
     *,
     xattrs: XattrMode = XattrMode.OCI,
+    limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> None:
     """Unpack the archives `layers` (files; gzip, zstd or plain; lowest first) into `path`, which
     must be an empty directory or missing.
 
-    Raises InputError for an archive that is damaged or hostile, LimitError for a record that does
-    not fit, OSError. What was unpacked so far is removed then, unless the tree was being written.
+    Raises InputError for an archive that is damaged or hostile, LimitError for one that asks for
+    more than `limits` or a record that does not fit, OSError. What was unpacked so far is removed
+    then, unless the tree was being written.
     """
     progress = progress or NoProgress()
-    contents = _Staged()
+    contents = _Staged(limits)
     with TreeWriter(path, contents) as writer:
         contents.open(writer.fd)
         try:
-            merger = Merger(xattrs)
+            merger = Merger(xattrs, limits=limits, warn=progress.message)
             with paused_gc():
                 for layer in layers:
                     _read_layer(layer, merger, contents, progress)
@@ -105,8 +109,13 @@ def _read_layer(layer: str, merger: Merger, contents: _Staged, progress: Progres
         task = os.path.basename(layer)
         progress.start(task, info.st_size)
         with Feed(_File(fd, layer).chunks()) as feed:
-            stream = TarStream(feed.chunks(lambda count: progress.advance(task, count)), layer)
-            merger.add_layer(contents.members(stream), layer)
+
+            def count(read: int, unpacked: int) -> None:
+                contents.budget.add_bytes(unpacked, layer)
+                progress.advance(task, read)
+
+            stream = TarStream(feed.chunks(count), layer)
+            merger.add_layer(contents.members(stream, layer), layer)
         progress.finish(task)
 
 
@@ -116,7 +125,9 @@ class _Staged:
     A number stands where a digest stands in other trees, and is as wide.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self.budget = Budget(limits)
+        """What the archives unpack to."""
         self._root_fd = -1
         self._fd = -1
         self._name = ""
@@ -141,15 +152,17 @@ class _Staged:
         self._fd = -1
         os.rmdir(self._name, dir_fd=self._root_fd)
 
-    def members(self, stream: TarStream) -> Iterator[tuple[Member, Content]]:
-        """The members of an archive, with what stands for their contents."""
+    def members(self, stream: TarStream, name: str) -> Iterator[tuple[Member, Content]]:
+        """The members of the archive `name`, with what stands for their contents."""
         for member in stream:
+            if member.sparse is not None:
+                self.budget.add_bytes(member.size - member.stored, name)
             if member.kind == stat.S_IFREG and member.size > INLINE_MAX:
                 yield member, self._store(member, stream)
                 continue
             data = b"".join(stream.read_data())
             if member.sparse is not None:
-                data = _spread(data, member)
+                data = spread(data, member.sparse, member.size)
             yield member, data or None
 
     def _store(self, member: Member, stream: TarStream) -> Digest:
@@ -188,16 +201,6 @@ class _Staged:
 
 def _name(number: bytes) -> str:
     return str(int.from_bytes(number, "big"))
-
-
-def _spread(data: bytes, member: Member) -> bytes:
-    """A small sparse file."""
-    whole = bytearray(member.size)
-    at = 0
-    for offset, length in member.sparse or ():
-        whole[offset : offset + length] = data[at : at + length]
-        at += length
-    return bytes(whole)
 
 
 def _write(fd: int, piece: memoryview) -> None:

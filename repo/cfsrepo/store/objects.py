@@ -14,10 +14,11 @@ Content that goes through here is hashed once, while it is in memory.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from cfsrepo.errors import NotFoundError, RepositoryError, VerityError
@@ -32,6 +33,7 @@ from cfsrepo.system.closing import Closing
 
 _FILE_MODE: Final = 0o644
 _READ_SIZE: Final = 1 << 20
+_LISTED_MAX: Final = 8  # names read for an object that is looked for, before stat is quicker
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CLOEXEC
 # How file systems without O_TMPFILE answer it (EISDIR: kernels that do not know the flag).
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS})
@@ -128,6 +130,22 @@ class ObjectStore(Closing):
             return os.stat(object_path(digest), dir_fd=self.dir_fd, follow_symlinks=False).st_size
         except (FileNotFoundError, NotFoundError):
             return None
+
+    def has_all(self, digests: Collection[bytes]) -> bool:
+        """Whether all of these objects exist; for many it is quicker than `has` for each."""
+        if self.doubted is not None:
+            return all(map(self.has, digests))
+        wanted = {digest.hex() for digest in digests}
+        prefixes = sorted({name[:2] for name in wanted})
+        for number, prefix in enumerate(prefixes):
+            with contextlib.suppress(FileNotFoundError):
+                with linux.opened(prefix, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.dir_fd) as fd:
+                    names = os.listdir(fd)
+                wanted.difference_update([prefix + name for name in names])
+                # Few of many are not worth reading all names.
+                if number == 0 and len(names) * len(prefixes) > _LISTED_MAX * len(digests):
+                    break
+        return all(self.has(bytes.fromhex(name)) for name in wanted)
 
     def read(self, digest: bytes, *, verify: bool = True) -> bytes:
         """The whole content; with `verify` checked, so that damage is a `RepositoryError`."""

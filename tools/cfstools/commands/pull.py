@@ -7,6 +7,7 @@ import json
 from cfsrepo.oci.importer import pull
 from cfsrepo.oci.merge import XattrMode
 from cfstools.context import open_repository
+from cfstools.layerlimits import limits_from
 from cfstools.options import Arguments
 from cfstools.render.progress import progress_for
 
@@ -19,6 +20,7 @@ def run(args: Arguments) -> int:
             args.source,
             args.name,
             xattrs=XattrMode(args.xattrs),
+            limits=limits_from(args),
             progress=progress_for(args),
         )
     if args.json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cfsrepo.oci.merge import XattrMode
 from cfsrepo.oci.unpack import unpack
+from cfstools.layerlimits import limits_from
 from cfstools.options import Arguments
 from cfstools.render.progress import progress_for
 
@@ -14,6 +15,7 @@ def run(args: Arguments) -> int:
         args.layers,
         args.directory,
         xattrs=XattrMode(args.xattrs),
+        limits=limits_from(args),
         progress=progress_for(args),
     )
     return 0

@@ -39,5 +39,24 @@ XATTRS = Option(
     choices=("oci", "all"),
     default="oci",
 )
+LIMITS = (
+    Option(
+        ("--max-size",),
+        "refuse layers that unpack to more than this, as 500M or 20G; holes of sparse files count "
+        "(default: 256G)",
+        value="AMOUNT",
+    ),
+    Option(
+        ("--max-metadata",),
+        "refuse layers with more than this in names, link targets and extended attributes, which "
+        "are held in memory (default: 64M)",
+        value="AMOUNT",
+    ),
+    Option(
+        ("--max-entries",),
+        "refuse layers with more entries than this, all layers together (default: 4M)",
+        value="AMOUNT",
+    ),
+)
 VERITY_POLICIES = ("require", "try", "off")
 ALGORITHMS = ("fsverity-sha256-12", "fsverity-sha512-12")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cfstools.options import Argument, Command, Example, Option
-from cfstools.options.common import IMAGE, JSON, XATTRS
+from cfstools.options.common import IMAGE, JSON, LIMITS, XATTRS
 
 _NEW_DIRECTORY = Argument("directory", "DIR", "an empty or new directory", completes="directory")
 _FILES = Argument("files", "FILE", "files of the directory", nargs="+", completes="file")
@@ -72,7 +72,7 @@ COMMANDS = (
             ),
             _NEW_DIRECTORY,
         ),
-        options=(XATTRS,),
+        options=(XATTRS, *LIMITS),
         examples=(Example("cfs unpack base.tar.gz top.tar.zst tree", "write two layers"),),
     ),
     Command(

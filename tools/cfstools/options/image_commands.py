@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cfstools.options import Argument, Command, Example, Option
-from cfstools.options.common import ALGORITHMS, IMAGE, JSON, VERITY_POLICIES, XATTRS
+from cfstools.options.common import ALGORITHMS, IMAGE, JSON, LIMITS, VERITY_POLICIES, XATTRS
 
 COMMANDS = (
     Command(
@@ -43,7 +43,7 @@ COMMANDS = (
                 "name", "NAME", "what to call it (default: DIR:REF, without the path)", nargs="?"
             ),
         ),
-        options=(XATTRS, JSON),
+        options=(XATTRS, *LIMITS, JSON),
         examples=(Example("cfs pull oci:debian-oci:demo debian", "pull, and call it debian"),),
     ),
     Command(
