@@ -203,7 +203,8 @@ def test_nothing_is_written_outside(case: str, tmp_path: object) -> None:
     with open(f"{outside}/secret", "w") as file:
         file.write("mine")
     layers, expected = INSIDE[case]
-    tree = unpack(written(tmp_path, *layers), f"{tmp_path}/tree").path
+    tree = f"{tmp_path}/tree"
+    unpack(written(tmp_path, *layers), tree)
     found = [
         os.path.relpath(os.path.join(parent, name), tree)
         for parent, directories, files in os.walk(tree)
