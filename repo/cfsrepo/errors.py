@@ -2,21 +2,7 @@
 
 Every class carries its `exit_code`; every instance carries one line that says what failed on which
 file, and, where there is one, a `hint` that says what to do next. Anything that is not a `CfsError`
-(nor an `OSError`) is a defect of the program.
-
-    code  situation
-    ----  ---------
-       0  success
-       1  the answer is "no": differences found, damage found
-       2  wrong usage of the command line
-       3  the named thing does not exist (repository, image, path)
-       4  the input is damaged or hostile (layout, layer, dump, image)
-       5  the repository is damaged or from a newer program
-       6  the operating system refused (I/O, permission, disk full)
-       7  a mount could not be made or ended
-       8  the fs-verity policy cannot be met
-      70  defect in the program
-     130  interrupted
+(nor an `OSError`) is a defect of the program. `EXIT_CODES` is the table of all exit codes.
 """
 
 from __future__ import annotations
@@ -28,12 +14,25 @@ EXIT_FOUND = 1
 EXIT_USAGE = 2
 EXIT_DEFECT = 70
 EXIT_INTERRUPTED = 130
+EXIT_CODES = {
+    EXIT_OK: "success",
+    EXIT_FOUND: 'the answer is "no": differences found, damage found',
+    EXIT_USAGE: "wrong usage of the command line",
+    3: "the named thing does not exist (repository, image, path), or the name is ambiguous",
+    4: "the input is damaged or hostile (layout, layer, dump, image)",
+    5: "the repository is damaged or from a newer program",
+    6: "the operating system refused (I/O, permission, disk full)",
+    7: "a mount could not be made or ended",
+    8: "the fs-verity policy cannot be met",
+    EXIT_DEFECT: "defect in the program",
+    EXIT_INTERRUPTED: "interrupted",
+}
 
 
 class CfsError(Exception):
     """Base of all expected failures. `str(error)` is one line, ready to be shown."""
 
-    exit_code = 70
+    exit_code = EXIT_DEFECT
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
