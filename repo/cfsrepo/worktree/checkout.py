@@ -14,22 +14,29 @@ which an edit in place would change for every image. It is checked against its d
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from typing import Final
 
 from cfsrepo.errors import NotFoundError, RepositoryError, printable
 from cfsrepo.formats import fsverity
+from cfsrepo.formats.fsverity import Algorithm
 from cfsrepo.formats.tree import Inode
 from cfsrepo.images.load import load_image
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.store import kernelverity
 from cfsrepo.store.objects import ObjectStore, digest_from_path
 from cfsrepo.store.repository import Repository
+from cfsrepo.store.temporary import write_all
 from cfsrepo.system import linux
 from cfsrepo.worktree.treewriter import TreeWriter
 
 _READ_SIZE: Final = 1 << 20
+# Why the kernel does not copy between two files: other file systems, or something else about them.
+_NO_COPY: Final = frozenset(
+    {errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.ETXTBSY}
+)
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -110,7 +117,7 @@ class ObjectContents:
         fd = os.open(name, _NEW_FILE, mode, dir_fd=dir_fd)
         try:
             if inode.content is not None:
-                os.write(fd, inode.content)
+                write_all(fd, inode.content)
             elif inode.payload is not None:
                 self._copy(inode, fd)
         except BaseException:
@@ -129,39 +136,51 @@ class ObjectContents:
         try:
             if os.fstat(source).st_size != inode.size:
                 raise objects.damaged(digest)
-            check = self._verify and kernelverity.measure(source, objects.algorithm) != digest
             if self._reflink:
                 self._reflink = linux.clone_file(source, fd)
             if self._reflink:
-                if check and fsverity.digest_fd(fd, objects.algorithm) != digest:
+                # Blocks are shared unread: even the kernel's fs-verity has not seen them yet.
+                if self._verify and fsverity.digest_fd(fd, objects.algorithm) != digest:
                     raise objects.damaged(digest)
                 return
-            self._copy_data(source, fd, inode.size, digest if check else None)
+            measured = kernelverity.measure(source, objects.algorithm) == digest
+            if measured or not self._verify:
+                if _copy_data(source, fd, inode.size) != inode.size:
+                    raise objects.damaged(digest)
+            elif _copy_and_digest(source, fd, inode.size, objects.algorithm) != digest:
+                raise objects.damaged(digest)
         finally:
             os.close(source)
 
-    def _copy_data(self, source: int, fd: int, size: int, wanted: bytes | None) -> None:
-        """Copy `size` bytes, checked against the digest `wanted` if there is one."""
-        objects = self._objects
-        if wanted is None:
-            while size and (count := os.copy_file_range(source, fd, size)):
-                size -= count
-            return
-        if size <= _READ_SIZE:
-            data = os.read(source, size)
-            found = fsverity.digest(data, objects.algorithm)
-            _write(fd, data)
-        else:
-            hasher = fsverity.Hasher(objects.algorithm)
-            while data := os.read(source, _READ_SIZE):
-                hasher.update(data)
-                _write(fd, data)
-            found = hasher.digest()
-        if found != wanted:
-            raise objects.damaged(wanted)
+
+def _copy_data(source: int, target: int, size: int) -> int:
+    """Copy up to `size` bytes; returns how many there were.
+
+    Inside the kernel as far as it can: not across most file systems, nor from a file with
+    fs-verity on all of them. It says so by an error, or by copying nothing.
+    """
+    left = size
+    try:
+        while left and (count := os.copy_file_range(source, target, left)):
+            left -= count
+    except OSError as error:
+        if error.errno not in _NO_COPY:
+            raise
+    while left and (data := os.read(source, min(left, _READ_SIZE))):
+        write_all(target, data)
+        left -= len(data)
+    return size - left
 
 
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def _copy_and_digest(source: int, target: int, size: int, algorithm: Algorithm) -> bytes:
+    """Copy all of a file that should have `size` bytes; returns the digest of what was copied."""
+    data = os.read(source, min(size, _READ_SIZE) + 1)
+    if len(data) == size:
+        write_all(target, data)
+        return fsverity.digest(data, algorithm)
+    hasher = fsverity.Hasher(algorithm)
+    while data:
+        hasher.update(data)
+        write_all(target, data)
+        data = os.read(source, _READ_SIZE)
+    return hasher.digest()
