@@ -20,7 +20,7 @@ from cfsrepo.formats.fsverity import Algorithm, VerityPolicy
 from cfsrepo.formats.tree import Inode, directory, walk
 from cfsrepo.images.load import load_tree
 from cfsrepo.store.objects import ObjectStore
-from cfsrepo.worktree.directoryscan import scan_directory
+from cfsrepo.worktree.scan import scan_directory
 from tests.conftest import Peer
 from tests.formats.formats_helpers import (
     dump_bytes,

@@ -23,11 +23,11 @@ from cfsrepo.oci.importer import pull
 from cfsrepo.progress import NoProgress
 from cfsrepo.store.objects import object_path
 from cfsrepo.store.repository import Repository
-from cfsrepo.worktree import recordedit
+from cfsrepo.worktree import attributes, recordedit
 from cfsrepo.worktree.checkout import ObjectContents, select
 from cfsrepo.worktree.commit import commit
 from cfsrepo.worktree.recordedit import check_records
-from cfsrepo.worktree.treescan import Scan
+from cfsrepo.worktree.scan import scan_bare_tree
 from cfsrepo.worktree.treewriter import TreeWriter
 from tests.conftest import User
 from tests.oci.oci_builder import LayoutBuilder, hardlink, member
@@ -45,7 +45,7 @@ def repo(tmp_path: object) -> Iterator[Repository]:
 def test_round_trip(repo: Repository, tmp_path: object) -> None:
     image = image_of(repo, sample(repo), "image")
     tree = checked_out(repo, "image", f"{tmp_path}/tree")
-    assert recordedit.is_bare_user(tree)
+    assert attributes.is_bare_user(tree)
     made = commit(repo, tree, "again")
     assert made.image_id == image
     assert names.resolve(repo, "again").image_id == image
@@ -196,7 +196,7 @@ def test_only_some_paths(repo: Repository, tmp_path: object) -> None:
     assert sorted(os.listdir(tree)) == ["dir", "plain"]
     assert os.listdir(f"{tree}/dir") == ["locked"]
     assert os.listdir(f"{tree}/dir/locked") == ["file"]
-    found = Scan(tree).run(None, NoProgress())
+    found = scan_bare_tree(tree).root
     whole = load_image(repo, "image")
     for path in (b"/", b"/dir", b"/dir/locked", b"/plain"):
         assert Meta.of(dict(walk(found))[path]) == Meta.of(dict(walk(whole))[path])
@@ -235,7 +235,7 @@ def test_paths_longer_than_a_system_call_takes(repo: Repository, tmp_path: objec
     inode.entries[b"file"] = regular(repo, DATA)
     with TreeWriter(f"{tmp_path}/tree", ObjectContents(repo.objects)) as writer:
         writer.write(root, NoProgress())
-    found = Scan(f"{tmp_path}/tree").run(None, NoProgress())
+    found = scan_bare_tree(f"{tmp_path}/tree").root
     paths = [path for path, _ in walk(found)]
     assert len(paths[-1]) == 30 * 201 + 5
     assert dict(walk(found))[paths[-1]].digest == fsverity.digest(DATA)

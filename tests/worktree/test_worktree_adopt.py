@@ -17,7 +17,7 @@ from cfsrepo.oci.commit import commit_oci
 from cfsrepo.store.repository import Repository
 from cfsrepo.system import linux
 from cfsrepo.upkeep import fsck, gc
-from cfsrepo.worktree import treescan
+from cfsrepo.worktree import filecontents
 from cfsrepo.worktree.commit import commit
 from cfsrepo.worktree.recordedit import Changes, change_record, check_records, read_record
 from cfstools import cli
@@ -97,13 +97,13 @@ def test_hard_links_with_odd_rights_are_told(repo: Repository, tree: str) -> Non
     os.link(f"{tree}/small", f"{tree}/dir/small")
     os.chmod(f"{tree}/small", 0o444)
     assert commit(repo, tree).files_chmodded == 1
-    assert len({path for path, _ in check_records(tree)}) == 2
+    assert len(list(check_records(tree))) == 1  # a file, whatever its names
 
 
 def test_by_several_processes(
     source: Repository, repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(treescan, "_BATCH_FILES", 3)
+    monkeypatch.setattr(filecontents, "_BATCH_FILES", 3)
     root = directory()
     assert root.entries is not None
     for number in range(20):

@@ -29,7 +29,7 @@ from cfsrepo.store.ocistreams import CONFIG_PREFIX, MANIFEST_PREFIX
 from cfsrepo.store.refs import encode_tag
 from cfsrepo.store.repository import Repository
 from cfsrepo.worktree.commit import CommittedImage
-from cfsrepo.worktree.treescan import Scan
+from cfsrepo.worktree.scan import scan_bare_tree
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -60,17 +60,16 @@ def commit_oci(
     repo.check_writable()
     encode_tag(name)
     base_tree = directory() if base is None else load_image(repo, base)
-    scan = Scan(path, base_tree, adopt=adopt)
-    tree = scan.run(repo.objects, progress)
+    tree = scan_bare_tree(path, base_tree, store=repo.objects, adopt=adopt, progress=progress)
     manifest, config = _documents(repo, base)
-    layer = store_difference(base_tree, tree, repo.objects)
+    layer = store_difference(base_tree, tree.root, repo.objects)
     if base is not None and not layer.entries:
         found = names.resolve(repo, base)
         assert found.manifest_digest is not None
         repo.tag(name, MANIFEST_PREFIX + found.manifest_digest)
-        return CommittedImage(found.image_id, scan.without_record, scan.chmodded, scan.adopted)
+        return CommittedImage.of(found.image_id, tree)
     pulled = _store(repo, manifest, config, layer, name, xattrs, progress)
-    return CommittedImage(pulled.image_id, scan.without_record, scan.chmodded, scan.adopted)
+    return CommittedImage.of(pulled.image_id, tree)
 
 
 def _documents(repo: Repository, base: str | None) -> tuple[dict[str, Any], dict[str, Any]]:

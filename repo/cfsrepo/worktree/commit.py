@@ -1,6 +1,6 @@
 """Commit: an image of a bare-user tree.
 
-`cfsrepo.worktree.treescan` reads the tree. Its files are copied to the repository, by reflink where
+`cfsrepo.worktree.scan` reads the tree. Its files are copied to the repository, by reflink where
 the file system can; or they are adopted as objects, which ends editing them in place.
 """
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from cfsrepo.formats.erofs.writer import write_image
 from cfsrepo.images.load import load_image
-from cfsrepo.progress import NoProgress, Progress
+from cfsrepo.progress import Progress
 from cfsrepo.store.repository import Repository
-from cfsrepo.worktree.treescan import Scan
+from cfsrepo.worktree.scan import BareTree, scan_bare_tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,11 @@ class CommittedImage:
     files_chmodded: int
     files_adopted: int = 0
     """Files of the tree that are objects now; they must not be edited in place any more."""
+
+    @classmethod
+    def of(cls, image_id: str, tree: BareTree) -> CommittedImage:
+        """The image `image_id`, made of `tree`."""
+        return cls(image_id, tree.files_without_record, tree.files_chmodded, tree.files_adopted)
 
 
 def commit(
@@ -45,14 +50,19 @@ def commit(
     meanwhile.
     """
     repo.check_writable()
-    progress = progress or NoProgress()
-    scan = Scan(path, None if base is None else load_image(repo, base), adopt=adopt)
-    root = scan.run(repo.objects, progress, workers=workers)
+    tree = scan_bare_tree(
+        path,
+        None if base is None else load_image(repo, base),
+        store=repo.objects,
+        adopt=adopt,
+        progress=progress,
+        workers=workers,
+    )
     version = repo.meta.erofs_default
     with repo.objects.writer() as out:
-        write_image(root, out.write, min_version=version, max_version=max(version, 1))
+        write_image(tree.root, out.write, min_version=version, max_version=max(version, 1))
         digest = out.commit()
     repo.publish({}, [digest])
     if name is not None:
         repo.name_image(name, digest.hex())
-    return CommittedImage(digest.hex(), scan.without_record, scan.chmodded, scan.adopted)
+    return CommittedImage.of(digest.hex(), tree)

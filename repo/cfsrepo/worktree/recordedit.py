@@ -6,19 +6,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections import Counter
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from cfsrepo.errors import InputError, LimitError, SystemFailure, UsageError, printable
+from cfsrepo.errors import InputError, LimitError, UsageError, printable
 from cfsrepo.formats import metarecord
 from cfsrepo.formats.metarecord import Meta
+from cfsrepo.formats.tree import Inode
 from cfsrepo.store import hardlink
+from cfsrepo.worktree import attributes
+from cfsrepo.worktree.filemetadata import DiskFile
+from cfsrepo.worktree.scan import Scanner
 
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_NO_RECORD: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
-_NO_XATTRS: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +45,10 @@ def read_record(path: str | bytes | int) -> Meta | None:
 
     InputError, naming the file, for one that is damaged or contradicts the file.
     """
-    try:
-        if isinstance(path, int):
-            record = os.getxattr(path, metarecord.NAME)
-            info = os.fstat(path)
-        else:
-            record = os.getxattr(path, metarecord.NAME, follow_symlinks=False)
-            info = os.lstat(path)
-    except OSError as error:
-        if error.errno in _NO_RECORD:
-            return None
-        raise
+    record = attributes.read(path)
+    if record is None:
+        return None
+    info = os.fstat(path) if isinstance(path, int) else os.lstat(path)
     try:
         found = metarecord.decode(record)
         metarecord.check_type(found, info.st_mode)
@@ -62,15 +57,6 @@ def read_record(path: str | bytes | int) -> Meta | None:
             raise
         raise InputError(f"{printable(path)}: {error}", hint=error.hint) from error
     return found
-
-
-def is_bare_user(path: str) -> bool:
-    """Whether the directory `path` has a record, and so what is in it has."""
-    try:
-        metarecord.decode(os.getxattr(path, metarecord.NAME))
-    except (OSError, InputError):
-        return False
-    return True
 
 
 def change_record(path: str, changes: Changes) -> Meta:
@@ -120,7 +106,7 @@ def change_record(path: str, changes: Changes) -> Meta:
         if closed:  # the kernel asks for the right to write before it sets an attribute
             os.fchmod(fd, stat.S_IMODE(info.st_mode) | stat.S_IWUSR)
         try:
-            _write(fd, path, record)
+            attributes.write(fd, record, path)
         finally:
             if closed:
                 os.fchmod(fd, stat.S_IMODE(info.st_mode))
@@ -166,76 +152,64 @@ def _changed(old: Meta, changes: Changes, path: str) -> Meta:
     )
 
 
-def _write(fd: int, path: str, record: bytes) -> None:
-    try:
-        os.setxattr(fd, metarecord.NAME, record)
-    except OSError as error:
-        if error.errno in _NO_XATTRS:
-            raise SystemFailure(
-                f"{path}: this file system has no extended attributes for users"
-            ) from error
-        if error.errno in (errno.ENOSPC, errno.E2BIG, errno.ERANGE):
-            raise LimitError(
-                f"{path}: {metarecord.NAME} of {len(record)} bytes is more than the file system "
-                "keeps with a file"
-            ) from error
-        raise
-
-
 def check_records(path: str) -> Iterator[tuple[bytes, str]]:
     """What is wrong in the tree below the directory `path`: (path of a file, what), parents first.
 
     Damaged records, records that contradict their file, permissions that are not those of the
     record, placeholders with content. Files without a record are in order, and adopted ones.
     """
-    root = os.fsencode(path)
-    pending = [root]
-    names: Counter[tuple[int, int]] = Counter()
-    odd: list[tuple[bytes, str, os.stat_result]] = []  # files with several names and odd rights
-    while pending:
-        directory = pending.pop()
-        if directory == root:
-            yield from _check(directory, os.lstat(directory), odd)
-        for name in sorted(os.listdir(directory)):
-            below = os.path.join(directory, name)
-            info = os.lstat(below)
-            if stat.S_ISDIR(info.st_mode):
-                pending.append(below)
-            elif info.st_nlink > 1:
-                names[info.st_dev, info.st_ino] += 1
-            yield from _check(below, info, odd)
-    for name, what, info in odd:
-        if not hardlink.is_adopted(info, names[info.st_dev, info.st_ino]):
-            yield name, what
+    checks = _Checks()
+    with Scanner(path, checks) as scanner:
+        root = scanner.root()
+        pending: deque[tuple[bytes, Inode, Inode | None]] = deque([(b"", root, None)])
+        while pending or checks.found:
+            for found, what in sorted(checks.found):
+                yield os.path.join(os.fsencode(path), found) if found else os.fsencode(path), what
+            checks.found.clear()
+            if pending:
+                pending.extend(scanner.read_directory(*pending.popleft()))
+    for found, what, inode, info in checks.odd:
+        if not hardlink.is_adopted(info, inode.nlink):
+            yield os.path.join(os.fsencode(path), found), what
 
 
-def _check(
-    path: bytes, info: os.stat_result, odd: list[tuple[bytes, str, os.stat_result]]
-) -> Iterator[tuple[bytes, str]]:
-    try:
-        record = os.getxattr(path, metarecord.NAME, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NO_RECORD:
-            raise
-        return
-    try:
-        found = metarecord.decode(record)
-        metarecord.check_type(found, info.st_mode)
-    except InputError as error:
-        yield path, str(error)
-        return
-    if stat.S_IMODE(info.st_mode) != metarecord.disk_mode(found.mode):
-        what = (
-            f"mode {stat.S_IMODE(info.st_mode):04o} on disk is not that of the record "
-            f"({metarecord.disk_mode(found.mode):04o} for {stat.S_IMODE(found.mode):04o}); "
-            "the record counts"
-        )
-        if hardlink.is_adopted(info, 1):
-            odd.append((path, what, info))
-        else:
-            yield path, what
-    kind = stat.S_IFMT(found.mode)
-    if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK) and info.st_size:
-        yield path, f"stands for {found.type_name}, but is not empty"
-    if kind == stat.S_IFLNK and not info.st_size:
-        yield path, "stands for a symbolic link, but has no target"
+class _Checks:
+    """Metadata as `cfsrepo.worktree.scan` asks for it, with what is wrong about the records."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[bytes, str]] = []
+        # Files with several names and odd rights; an adopted one has more names than the tree.
+        self.odd: list[tuple[bytes, str, Inode, os.stat_result]] = []
+
+    def inode(self, file: DiskFile, base: Inode | None) -> Inode:
+        """See `filemetadata.Metadata`."""
+        inode = Inode(file.info.st_mode)
+        kind = stat.S_IFMT(file.info.st_mode)
+        record = attributes.read(file.handle) if kind in (stat.S_IFREG, stat.S_IFDIR) else None
+        if record is not None:
+            self._check(file, inode, record)
+        return inode
+
+    def _check(self, file: DiskFile, inode: Inode, record: bytes) -> None:
+        path, info = file.path, file.info
+        try:
+            meta = metarecord.decode(record)
+            metarecord.check_type(meta, info.st_mode)
+        except InputError as error:
+            self.found.append((path, str(error)))
+            return
+        if stat.S_IMODE(info.st_mode) != metarecord.disk_mode(meta.mode):
+            what = (
+                f"mode {stat.S_IMODE(info.st_mode):04o} on disk is not that of the record "
+                f"({metarecord.disk_mode(meta.mode):04o} for {stat.S_IMODE(meta.mode):04o}); "
+                "the record counts"
+            )
+            if hardlink.is_adopted(info, 1):
+                self.odd.append((path, what, inode, info))
+            else:
+                self.found.append((path, what))
+        kind = stat.S_IFMT(meta.mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK) and info.st_size:
+            self.found.append((path, f"stands for {meta.type_name}, but is not empty"))
+        if kind == stat.S_IFLNK and not info.st_size:
+            self.found.append((path, "stands for a symbolic link, but has no target"))

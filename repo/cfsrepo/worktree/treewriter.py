@@ -17,7 +17,6 @@ Files are written by several processes: the work is system calls and hashing, in
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Callable
@@ -25,21 +24,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from cfsrepo.errors import InputError, LimitError, SystemFailure, printable
+from cfsrepo.errors import InputError, LimitError
 from cfsrepo.formats import metarecord
 from cfsrepo.formats.metarecord import Meta
 from cfsrepo.formats.tree import Inode
 from cfsrepo.progress import Progress
-from cfsrepo.system import linux, pool
+from cfsrepo.system import pool
 from cfsrepo.system.closing import Closing
+from cfsrepo.worktree import attributes
+from cfsrepo.worktree.below import DIRECTORY, named, open_below, shown
 
-RESOLVE: Final = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
-_STEP_MAX: Final = 4000  # bytes of a path that one system call takes
 _BATCH: Final = 64 << 20  # bytes of content, and ...
 _BATCH_FILES: Final = 2000  # ... files that a worker takes at a time
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
-_NO_XATTRS: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
-_TOO_BIG: Final = frozenset({errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.ENAMETOOLONG})
 
 
 class Contents(Protocol):
@@ -48,40 +44,6 @@ class Contents(Protocol):
     def create(self, inode: Inode, dir_fd: int, name: bytes, mode: int) -> int:
         """Make the file `name`, which must not exist, in `dir_fd`, with the content of `inode` and
         at most the permissions `mode`; returns a descriptor of it, open for reading at least."""
-
-
-def open_below(root_fd: int, path: bytes, flags: int) -> int:
-    """Open `path` (relative; empty: the root itself) below `root_fd` through no symlink.
-
-    InputError where the kernel has no openat2.
-    """
-    try:
-        if len(path) <= _STEP_MAX:
-            return linux.openat2(root_fd, path or b".", flags, resolve=RESOLVE)
-        fd = root_fd
-        while path:
-            cut = len(path) if len(path) <= _STEP_MAX else path.rindex(b"/", 0, _STEP_MAX)
-            step, path = path[:cut], path[cut + 1 :]
-            try:
-                below = linux.openat2(
-                    fd, step, os.O_PATH | os.O_DIRECTORY if path else flags, resolve=RESOLVE
-                )
-            finally:
-                if fd != root_fd:
-                    os.close(fd)
-            fd = below
-        return fd
-    except OSError as error:
-        if error.errno == errno.ENOSYS:
-            raise SystemFailure(
-                "this kernel has no openat2, without which writing a tree would not be safe",
-                hint="Linux 5.6 or later has it",
-            ) from error
-        if error.errno in (errno.ELOOP, errno.EXDEV, errno.ENOTDIR):
-            raise InputError(
-                f"{printable(path)}: exchanged for something else while it was used"
-            ) from error
-        raise
 
 
 @dataclass(slots=True)
@@ -101,7 +63,7 @@ class TreeWriter(Closing):
         self._contents = contents
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
-        self.fd = os.open(path, _DIRECTORY | os.O_CLOEXEC)
+        self.fd = os.open(path, DIRECTORY | os.O_CLOEXEC)
         if os.listdir(self.fd):
             os.close(self.fd)
             raise InputError(f"{path}: the directory is not empty")
@@ -174,14 +136,14 @@ class TreeWriter(Closing):
 
     def _write_files(self, batch: list[_Files]) -> None:
         for group in batch:
-            dir_fd = open_below(self.fd, group.path, _DIRECTORY)
+            dir_fd = open_below(self.fd, group.path, DIRECTORY)
             try:
                 for name, inode in group.entries:
                     path = group.path + b"/" + name if group.path else name
                     try:
                         self._write_file(dir_fd, name, inode, path)
                     except OSError as error:
-                        raise self._named(error, path) from error
+                        raise named(error, self._path, path) from error
             finally:
                 os.close(dir_fd)
 
@@ -211,22 +173,8 @@ class TreeWriter(Closing):
         try:
             record = metarecord.encode(Meta.of(inode))
         except LimitError as error:
-            raise LimitError(f"{self._shown(path)}: {error}") from error
-        try:
-            os.setxattr(fd, metarecord.NAME, record)
-        except OSError as error:
-            if error.errno in _NO_XATTRS:
-                raise SystemFailure(
-                    f"{self._path}: this file system has no extended attributes for users",
-                    hint="ext4, xfs, btrfs and (from Linux 6.6) tmpfs have",
-                ) from error
-            if error.errno in _TOO_BIG and not _disk_is_full(fd):
-                raise LimitError(
-                    f"{self._shown(path)}: {metarecord.NAME} of {len(record)} bytes is more than "
-                    "the file system keeps with a file",
-                    hint="ext4 keeps about 4000, btrfs 15700, xfs 65536",
-                ) from error
-            raise
+            raise LimitError(f"{shown(self._path, path)}: {error}") from error
+        attributes.write(fd, record, shown(self._path, path))
         if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
             os.fchmod(fd, mode)
         time = inode.mtime_sec * 1_000_000_000 + inode.mtime_nsec
@@ -234,7 +182,7 @@ class TreeWriter(Closing):
 
     def _link(self, first: bytes, path: bytes) -> None:
         head, _, first_name = first.rpartition(b"/")
-        first_fd = open_below(self.fd, head, _DIRECTORY)
+        first_fd = open_below(self.fd, head, DIRECTORY)
         try:
             self._in_parent(
                 path,
@@ -246,11 +194,11 @@ class TreeWriter(Closing):
             os.close(first_fd)
 
     def _finish_directory(self, path: bytes, inode: Inode) -> None:
-        fd = open_below(self.fd, path, _DIRECTORY)
+        fd = open_below(self.fd, path, DIRECTORY)
         try:
             self._finish(fd, inode, metarecord.disk_mode(inode.mode), path)
         except OSError as error:
-            raise self._named(error, path) from error
+            raise named(error, self._path, path) from error
         finally:
             os.close(fd)
 
@@ -261,16 +209,10 @@ class TreeWriter(Closing):
         try:
             work(fd, name)
         except OSError as error:
-            raise self._named(error, path) from error
+            raise named(error, self._path, path) from error
         finally:
             if head:
                 os.close(fd)
-
-    def _named(self, error: OSError, path: bytes) -> OSError:
-        return OSError(error.errno, error.strerror, self._shown(path))
-
-    def _shown(self, path: bytes) -> str:
-        return os.path.join(self._path, os.fsdecode(path)) if path else self._path
 
 
 def _batches(files: list[_Files]) -> list[list[_Files]]:
@@ -291,9 +233,3 @@ def _set_time(name: bytes, time: int, dir_fd: int) -> bool:
     """Set the mtime of a symlink; False where the file system cannot hold it."""
     os.utime(name, ns=(time, time), dir_fd=dir_fd, follow_symlinks=False)
     return os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mtime_ns == time
-
-
-def _disk_is_full(fd: int) -> bool:
-    """Is it the disk that is full, and not the file's place for attributes?"""
-    info = os.fstatvfs(fd)
-    return info.f_bavail == 0 and info.f_blocks > 0

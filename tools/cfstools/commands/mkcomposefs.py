@@ -22,12 +22,11 @@ from cfsrepo.formats.erofs.layout import VERSION_MAX
 from cfsrepo.formats.fsverity import Algorithm, VerityPolicy
 from cfsrepo.formats.tree import Inode, walk
 from cfsrepo.images.make import make_image
-from cfsrepo.progress import NoProgress
 from cfsrepo.store.objects import ObjectStore
 from cfsrepo.system import linux
-from cfsrepo.worktree.directoryscan import KeptXattrs, scan_directory
-from cfsrepo.worktree.recordedit import is_bare_user
-from cfsrepo.worktree.treescan import Scan
+from cfsrepo.worktree.attributes import is_bare_user
+from cfsrepo.worktree.filemetadata import AsOnDisk, KeptXattrs
+from cfsrepo.worktree.scan import scan_bare_tree, scan_directory
 
 USAGE = """\
 Usage: {prog} [OPTIONS] SOURCE IMAGE
@@ -176,17 +175,13 @@ def _load(options: _Options) -> Inode:
         store = ObjectStore(options.digest_store, Algorithm.SHA256, VerityPolicy.TRY)
     try:
         if is_bare_user(options.source):
-            tree = Scan(options.source).run(store, NoProgress(), workers=options.threads)
+            tree = scan_bare_tree(options.source, store=store, workers=options.threads).root
             _reduce(tree, options, kept)
         else:
-            tree = scan_directory(
-                options.source,
-                xattrs=kept,
-                use_epoch=options.use_epoch,
-                skip_devices=options.skip_devices,
-                store=store,
-                threads=options.threads,
+            metadata = AsOnDisk(
+                kept, use_epoch=options.use_epoch, skip_devices=options.skip_devices
             )
+            tree = scan_directory(options.source, metadata, store=store, workers=options.threads)
         if store is not None:
             linux.syncfs(store.dir_fd)
     finally:

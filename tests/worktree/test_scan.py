@@ -14,7 +14,9 @@ from cfsrepo.formats import fsverity
 from cfsrepo.formats.fsverity import Algorithm, VerityPolicy
 from cfsrepo.formats.tree import Inode, walk
 from cfsrepo.store.objects import ObjectStore
-from cfsrepo.worktree.directoryscan import KeptXattrs, scan_directory
+from cfsrepo.worktree import filecontents
+from cfsrepo.worktree.filemetadata import AsOnDisk, KeptXattrs
+from cfsrepo.worktree.scan import Scanner, scan_directory
 
 
 def entry(root: Inode, path: str) -> Inode:
@@ -75,10 +77,13 @@ def test_hard_links_are_one_inode(sample: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_objects_are_stored(sample: Path, tmp_path: Path, threads: int) -> None:
+def test_objects_are_stored(
+    sample: Path, tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filecontents, "_BATCH_FILES", 1)
     store = ObjectStore(str(tmp_path / "objects"), Algorithm.SHA256, VerityPolicy.OFF)
     try:
-        root = scan_directory(str(sample), store=store, threads=threads)
+        root = scan_directory(str(sample), store=store, workers=threads)
         for name in ("big", "huge"):
             digest = entry(root, name).digest
             assert digest is not None
@@ -89,7 +94,7 @@ def test_objects_are_stored(sample: Path, tmp_path: Path, threads: int) -> None:
 
 
 def test_epoch(sample: Path) -> None:
-    root = scan_directory(str(sample), use_epoch=True)
+    root = scan_directory(str(sample), AsOnDisk(use_epoch=True))
     assert {(inode.mtime_sec, inode.mtime_nsec) for _, inode in walk(root)} == {(0, 0)}
 
 
@@ -102,7 +107,7 @@ def test_xattrs(sample: Path) -> None:
     root = scan_directory(str(sample))
     assert entry(root, "big").xattrs == {b"user.a": b"1"}
     assert root.xattrs == {b"user.root": b""}
-    assert entry(scan_directory(str(sample), xattrs=KeptXattrs.NONE), "big").xattrs is None
+    assert entry(scan_directory(str(sample), AsOnDisk(KeptXattrs.NONE)), "big").xattrs is None
 
 
 def test_devices_and_privileged_xattrs(sample: Path, as_root: None) -> None:
@@ -117,7 +122,7 @@ def test_devices_and_privileged_xattrs(sample: Path, as_root: None) -> None:
     assert entry(root, "whiteout").is_whiteout
     assert entry(root, "link").xattrs == {b"trusted.t": b"v"}
     assert root.entries is not None
-    root = scan_directory(str(sample), skip_devices=True, xattrs=KeptXattrs.USER)
+    root = scan_directory(str(sample), AsOnDisk(KeptXattrs.USER, skip_devices=True))
     assert entry(root, "link").xattrs is None
     assert root.entries is not None
     assert not {b"null", b"whiteout"} & root.entries.keys()
@@ -151,21 +156,29 @@ def test_no_symlink_is_followed(tmp_path: Path) -> None:
 
 
 def test_a_file_that_changes_is_an_error(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = os.stat
+    monkeypatch.setattr(filecontents, "_BATCH_FILES", 1)
+    original = Scanner.read_tree
 
-    def smaller(path: object, **options: object) -> os.stat_result:
-        info = original(path, **options)  # type: ignore[arg-type]
-        if path == b"big":
-            fields = list(info)
-            fields[6] -= 1
-            extra = {name: getattr(info, name) for name in ("st_mtime_ns", "st_rdev")}
-            return os.stat_result(fields, extra)
-        return info
+    def edited(self: Scanner, base: Inode | None = None) -> Inode:
+        root = original(self, base)
+        with (sample / "big").open("ab") as file:
+            file.write(b"more")
+        return root
 
-    monkeypatch.setattr(os, "stat", smaller)
+    monkeypatch.setattr(Scanner, "read_tree", edited)
     for threads in (1, 3):
         with pytest.raises(InputError, match=r"(big|dir/same): changed while it was read"):
-            scan_directory(str(sample), threads=threads)
+            scan_directory(str(sample), workers=threads)
+
+
+def test_records_are_no_attributes(sample: Path) -> None:
+    """A file from a bare-user tree does not take its record along into an image."""
+    try:
+        os.setxattr(sample / "big", "user.cfs.meta", b"1 100644 0 0 0 0.0")
+        os.setxattr(sample / "big", "user.a", b"1")
+    except OSError:
+        pytest.skip("needs a file system with user xattrs for temporary files")
+    assert entry(scan_directory(str(sample)), "big").xattrs == {b"user.a": b"1"}
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
