@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 
 from cfsrepo.errors import InputError, LimitError
 from cfsrepo.formats.escape import escape_xattr, unescape
-from cfsrepo.formats.tree import Inode, Xattrs
+from cfsrepo.formats.tree import Inode, Xattrs, walk
 
 NAME = "user.cfs.meta"
 PREFIX = b"user.cfs."
@@ -158,6 +158,22 @@ def check_xattr(key: bytes, value: bytes) -> None:
         raise InputError(f"{NAME}: an extended attribute {key[:64].decode('ascii', 'replace')}")
     if len(value) > XATTR_VALUE_MAX:
         raise LimitError(f"{NAME}: an extended attribute of {len(value)} bytes")
+
+
+def drop_reserved_xattrs(root: Inode) -> int:
+    """Take the names `user.cfs.*` out of a tree that came from elsewhere; returns how many.
+
+    They are ours: an image with a record in it could forge an owner wherever its files are copied.
+    """
+    dropped = 0
+    for _, inode in walk(root):
+        kept = {
+            key: value for key, value in (inode.xattrs or {}).items() if not key.startswith(PREFIX)
+        }
+        if inode.xattrs and len(kept) != len(inode.xattrs):
+            dropped += len(inode.xattrs) - len(kept)
+            inode.xattrs = kept or None
+    return dropped
 
 
 # -- how a file of the tree looks on disk ---------------------------------------------------------

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from cfsrepo.formats import metarecord
 from cfsrepo.formats.erofs.imagewalk import ImageWalk, Node
 from cfsrepo.formats.erofs.reader import ErofsImage, InodeInfo
 from cfsrepo.formats.tree import Inode, paused_gc, walk
 from cfsrepo.images import names
+from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.store.repository import Repository
 
 # What a maker of images adds to the directory of a whiteout.
@@ -34,8 +36,12 @@ def open_image(path: str) -> Iterator[ErofsImage]:
             yield ErofsImage(file.read(), path)
 
 
-def load_image(repo: Repository, image: str) -> Inode:
-    """The tree of the image `image` of `repo`."""
+def load_image(repo: Repository, image: str, progress: Progress | None = None) -> Inode:
+    """The tree of the image `image` of `repo`, as a bare-user tree can hold it.
+
+    Without what the image's maker adds, and without `user.cfs.*` attributes, which `progress` is
+    told.
+    """
     found = names.resolve(repo, image)
     with repo.open_image(found.image_id) as data:
         root = load_tree(ErofsImage(data, found.name))
@@ -47,6 +53,10 @@ def load_image(repo: Repository, image: str) -> Inode:
         ):
             kept = {key: value for key, value in inode.xattrs.items() if (key, value) not in _ADDED}
             inode.xattrs = kept or None
+    if dropped := metarecord.drop_reserved_xattrs(root):
+        (progress or NoProgress()).message(
+            f"{image}: {dropped} extended attributes user.cfs.* of the image were left out"
+        )
     return root
 
 

@@ -59,7 +59,7 @@ def commit_oci(
     progress = progress or NoProgress()
     repo.check_writable()
     encode_tag(name)
-    base_tree = directory() if base is None else load_image(repo, base)
+    base_tree = directory() if base is None else load_image(repo, base, progress)
     tree = scan_bare_tree(path, base_tree, store=repo.objects, adopt=adopt, progress=progress)
     manifest, config = _documents(repo, base)
     layer = store_difference(base_tree, tree.root, repo.objects)

@@ -57,7 +57,7 @@ def checkout(
     NotFoundError (image or path), InputError (the image, `path` is not empty), LimitError (a
     record does not fit), RepositoryError (content is damaged), OSError.
     """
-    root = load_image(repo, image)
+    root = load_image(repo, image, progress)
     if only:
         root = select(root, only)
     with TreeWriter(path, ObjectContents(repo.objects, verify=verify)) as writer:

@@ -52,7 +52,7 @@ def commit(
     repo.check_writable()
     tree = scan_bare_tree(
         path,
-        None if base is None else load_image(repo, base),
+        None if base is None else load_image(repo, base, progress),
         store=repo.objects,
         adopt=adopt,
         progress=progress,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from cfsrepo.errors import InputError, NotFoundError
+from cfsrepo.formats import metarecord
 from cfsrepo.formats.dumpreader import read_dump
 from cfsrepo.formats.tree import Inode, walk
 from cfsrepo.images.make import Maker, make_image
@@ -12,6 +13,7 @@ from cfsrepo.store.objects import object_path
 from cfsrepo.store.repository import Repository
 from cfstools.context import open_repository
 from cfstools.options import Arguments
+from cfstools.render.progress import progress_for
 
 
 def run(args: Arguments) -> int:
@@ -20,6 +22,10 @@ def run(args: Arguments) -> int:
     else:
         with open(args.file, "rb") as stream:
             root = read_dump(stream, args.file)
+    if dropped := metarecord.drop_reserved_xattrs(root):
+        progress_for(args).message(
+            f"{args.file}: {dropped} extended attributes user.cfs.* were left out"
+        )
     with open_repository(args) as repository:
         repository.check_writable()
         _check_objects(repository, root, allow_missing=args.allow_missing)

@@ -55,6 +55,8 @@ _new_tuple = tuple.__new__
 _PATH_MAX = 4096
 _FIRST_NID = layout.INODES_OFFSET >> SLOT_BITS
 
+_INDEX_USER = 1
+_RESERVED = b"cfs."  # below `user.`: records of bare-user trees
 _INDEX_TRUSTED = 4
 _TRUSTED = XATTR_PREFIXES[_INDEX_TRUSTED]
 # The overlay's own names as they stand in an entry, without the prefix `trusted.`.
@@ -259,6 +261,8 @@ class ErofsImage:
     def xattrs(self, nid: int, *, trusted: bool = True) -> dict[bytes, bytes]:
         """The xattrs that a mount shows: overlayfs's own hidden, escaped ones unescaped.
 
+        `user.cfs.*` is hidden, too: who copies the files would copy a forged owner along.
+
         `trusted`: include `trusted.*`, which the kernel shows to CAP_SYS_ADMIN only.
         """
         return {
@@ -290,7 +294,9 @@ class ErofsImage:
                     if rest.startswith(_ESCAPED):
                         yield index, rest[len(_OWN) :], start, end
                     continue
-            elif index not in _KERNEL_PREFIXES:
+            elif index not in _KERNEL_PREFIXES or (
+                index == _INDEX_USER and rest.startswith(_RESERVED)
+            ):
                 continue
             yield index, rest, start, end
 
