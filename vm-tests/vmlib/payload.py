@@ -1,9 +1,11 @@
-"""What a run brings into the guest, as one tar: our wheel, the tests, images."""
+"""What a run brings into the guest, as one tar: our wheel and one more, the tests, images."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import os
+import platform
 import subprocess
 import sys
 import tarfile
@@ -11,7 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 
-from vmlib import expected
+from vmlib import expected, root
 
 LAUNCHER = b"""\
 #!/usr/bin/python3
@@ -29,7 +31,11 @@ def build(path: str, checkout: str, image: str, arguments: Sequence[str]) -> Non
     `image`.
     """
     with tarfile.open(path, "w") as tar:
-        _add_wheel(tar, checkout)
+        _add_wheel(tar, "wheel", checkout)
+        # Debian's package of it clashes with another that has a module of that name.
+        _add_wheel(tar, "download", *_for_guest("xattr"))
+        for program, module in PROGRAMS.items():
+            _add_file(tar, f"bin/{program}", LAUNCHER % module, 0o755)
         for name in ("guest", "tests"):
             tar.add(os.path.join(checkout, "vm-tests", name), name, filter=_entry)
         for name, place in (("tests", "lib/tests"), ("tools/campaign", "campaign")):
@@ -39,27 +45,30 @@ def build(path: str, checkout: str, image: str, arguments: Sequence[str]) -> Non
         _add_file(tar, "arguments", "".join(f"{word}\n" for word in arguments).encode(), 0o644)
 
 
-def _add_wheel(tar: tarfile.TarFile, checkout: str) -> None:
-    """Build our wheel and add what is in it."""
+def _for_guest(package: str) -> list[str]:
+    """Arguments that make `pip download` fetch the guest's wheel of what is installed here."""
+    machine = platform.machine()
+    return [
+        "--only-binary=:all:",
+        "--implementation=cp",
+        f"--python-version={root.PYTHON}",
+        f"--platform=manylinux_2_17_{machine}",
+        f"--platform=manylinux2014_{machine}",
+        f"{package}=={importlib.metadata.version(package)}",
+    ]
+
+
+def _add_wheel(tar: tarfile.TarFile, command: str, *arguments: str) -> None:
+    """Have pip build (`wheel`) or `download` a wheel, and add what is in it."""
     with tempfile.TemporaryDirectory() as scratch:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "-qq",
-            "--no-deps",
-            "-w",
-            scratch,
-            checkout,
-        ]
-        subprocess.run(command, check=True)
+        pip = [sys.executable, "-m", "pip", command, "-qq", "--no-deps", f"--dest={scratch}"]
+        if command == "wheel":
+            pip[-1] = f"--wheel-dir={scratch}"
+        subprocess.run([*pip, *arguments], check=True)
         (wheel,) = os.listdir(scratch)
         with zipfile.ZipFile(os.path.join(scratch, wheel)) as files:
             for name in files.namelist():
                 _add_file(tar, f"site/{name}", files.read(name), 0o644)
-    for program, module in PROGRAMS.items():
-        _add_file(tar, f"bin/{program}", LAUNCHER % module, 0o755)
 
 
 def _add_file(tar: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:

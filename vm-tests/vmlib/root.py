@@ -12,12 +12,14 @@ import sys
 from vmlib import debian
 
 RELEASE = "trixie"
+PYTHON = "3.13"
+"""The Python of that release: compiled wheels of the payload are for it."""
 PACKAGES = (
     *("attr", "base-files", "bash", "busybox-static", "coreutils", "dash", "diffutils"),
     *("e2fsprogs", "findutils", "fsverity", "fuse3", "gawk", "grep", "kmod", "libc-bin"),
     *("libcap2-bin", "mount", "procps", "sed", "strace", "tar", "util-linux"),
-    *("python3", "python3-hypothesis", "python3-isal", "python3-pyfuse3", "python3-pytest"),
-    *("python3-trio", "python3-xattr", "python3-xxhash", "python3-zstandard"),
+    *("python3", "python3-cffi-backend", "python3-hypothesis", "python3-isal", "python3-pyfuse3"),
+    *("python3-pytest", "python3-trio", "python3-xxhash", "python3-zstandard"),
 )
 # Newer than the release; the libraries they need are in the list above.
 COMPOSEFS = ("composefs/sid", "libcomposefs1/sid")
