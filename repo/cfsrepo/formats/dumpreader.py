@@ -39,6 +39,7 @@ XATTR_TEXT_MAX = 0xFFFF  # bytes of all KEY=VALUE of a line, escaped
 _CHUNK = 1 << 20
 _CACHE_MAX = 1 << 15  # entries of each cache of parsed fields
 _FIELDS = 11
+_DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 _U16 = 0xFFFF
 _U32 = 0xFFFFFFFF
 _U64 = 0xFFFFFFFFFFFFFFFF
@@ -114,6 +115,18 @@ def _number(field: bytes, what: str, limit: int) -> int:
     return value
 
 
+def _unescaped(
+    payload: bytes, content: bytes, digest: bytes
+) -> tuple[bytes | None, bytes | None, bytes]:
+    try:
+        return unescape_optional(payload), unescape_optional(content), unescape(digest)
+    except ValueError as error:
+        raise _BadLine(str(error)) from None
+
+
+_Owner = tuple[int, int, int, int]  # NLINK, UID, GID, RDEV
+
+
 class _Reader:
     """The tree so far. Every line comes through `line`; caches keep what lines have in common."""
 
@@ -122,7 +135,7 @@ class _Reader:
         self._root: Inode | None = None
         self._parents: dict[bytes, Inode] = {}  # path without trailing slash -> directory
         self._links: list[tuple[Inode, bytes, bytes, int]] = []
-        self._u32: dict[bytes, int] = {}
+        self._owners: dict[tuple[bytes, bytes, bytes, bytes], _Owner] = {}
         self._modes: dict[bytes, tuple[int, bool]] = {}
         self._mtimes: dict[bytes, tuple[int, int]] = {}
         self._xattrs: dict[bytes, Xattrs] = {}
@@ -138,11 +151,8 @@ class _Reader:
         path, size_, mode_, nlink_, uid_, gid_, rdev_, mtime_, payload_, content_, digest_ = fields[
             :_FIELDS
         ]
-        if b"\0" in line:
-            raise _BadLine(f"NUL byte at position {line.index(0) + 1}")
-        if len(line) > LINE_MAX:
-            raise _BadLine(f"line longer than {LINE_MAX} bytes", limit=True)
-
+        if b"\0" in line or len(line) > LINE_MAX:
+            raise self._bad_bytes(line)
         mode_and_link = self._modes.get(mode_)
         if mode_and_link is None:
             mode_and_link = self._mode(mode_)
@@ -150,85 +160,39 @@ class _Reader:
         if is_link:
             self._hard_link(path, mode, payload_, number)
             return
-
-        u32 = self._u32
-        nlink = u32.get(nlink_, -1)
-        if nlink < 0:
-            nlink = self._cached_u32(nlink_, "NLINK")
-        uid = u32.get(uid_, -1)
-        if uid < 0:
-            uid = self._cached_u32(uid_, "UID")
-        gid = u32.get(gid_, -1)
-        if gid < 0:
-            gid = self._cached_u32(gid_, "GID")
-        rdev = u32.get(rdev_, -1)
-        if rdev < 0:
-            rdev = self._cached_u32(rdev_, "RDEV")
+        owner = self._owners.get((nlink_, uid_, gid_, rdev_))
+        if owner is None:
+            owner = self._owner(nlink_, uid_, gid_, rdev_)
         mtime = self._mtimes.get(mtime_)
         if mtime is None:
             mtime = self._mtime(mtime_)
-        if not size_.isdigit() or len(size_) > 19:
-            size = _number(size_, "SIZE", _U64)
+        plain = len(size_) < 20 and size_.isdigit()
+        size = int(size_) if plain else _number(size_, "SIZE", _U64)
+        if b"\\" in line:
+            payload, content, digest_ = _unescaped(payload_, content_, digest_)
         else:
-            size = int(size_)
-
-        try:
-            if b"\\" in line:
-                payload = unescape_optional(payload_)
-                content = unescape_optional(content_)
-                digest_ = unescape(digest_)
-            else:
-                payload = None if payload_ == b"-" else payload_
-                content = None if content_ == b"-" else content_
-        except ValueError as error:
-            raise _BadLine(str(error)) from None
+            payload = None if payload_ == b"-" else payload_
+            content = None if content_ == b"-" else content_
         if payload is not None and (len(payload) > layout.SYMLINK_MAX or b"\0" in payload):
             raise self._bad_payload(payload)
         if content is not None:
-            if len(content) != size:
-                raise _BadLine(f"CONTENT has {len(content)} bytes, SIZE says {size}")
-            if len(content) > layout.CONTENT_MAX:
-                raise _BadLine(
-                    f"CONTENT of {len(content)} bytes is over {layout.CONTENT_MAX}", limit=True
-                )
+            self._check_content(content, size)
         digest = None if digest_ == b"-" else self._digest(digest_, len(fields) > _FIELDS)
 
         inode = Inode(mode)
-        inode.nlink = nlink
-        inode.uid = uid
-        inode.gid = gid
+        inode.nlink, inode.uid, inode.gid, rdev = owner
         inode.mtime_sec, inode.mtime_nsec = mtime
+        inode.size = size
         kind = mode & 0o170000
         if kind == stat.S_IFREG:
-            inode.size = size
-            if content:
-                inode.content = content
-            elif size:
-                inode.payload = payload or None
-                inode.digest = digest
-                if size > layout.FILE_SIZE_MAX:
-                    raise _BadLine(
-                        f"SIZE {size} is over {layout.FILE_SIZE_MAX}, the most for a file "
-                        "without CONTENT",
-                        limit=True,
-                    )
-                if digest_ == b"":
-                    raise _BadLine("DIGEST is empty (`-` says that there is none)")
+            self._set_file(inode, payload, content, digest)
         elif kind == stat.S_IFDIR:
             inode.entries = {}
-            inode.size = size
         elif kind == stat.S_IFLNK:
-            if not payload:
-                raise _BadLine("a symlink needs a target in PAYLOAD")
-            if self._strict and (size != len(payload) or content):
-                raise _BadLine("SIZE of a symlink is not its target's length, or it has CONTENT")
-            inode.payload = payload
-            inode.size = len(payload)
-        else:
-            inode.size = size
-            if kind in (stat.S_IFCHR, stat.S_IFBLK):
-                inode.rdev = rdev
-        if rdev and self._strict and kind not in (stat.S_IFCHR, stat.S_IFBLK):
+            self._set_symlink(inode, payload, content)
+        elif kind in _DEVICES:
+            inode.rdev = rdev
+        if rdev and self._strict and kind not in _DEVICES:
             raise _BadLine("RDEV of something that is no device")
 
         if len(fields) > _FIELDS and fields[_FIELDS]:
@@ -239,6 +203,40 @@ class _Reader:
             inode.xattrs = template.copy()
         self._add(path, inode)
 
+    # --- by file type ----------------------------------------------------------------------------
+
+    def _set_file(
+        self, inode: Inode, payload: bytes | None, content: bytes | None, digest: bytes | None
+    ) -> None:
+        if content:
+            inode.content = content
+        elif inode.size:
+            inode.payload = payload or None
+            inode.digest = digest
+            if inode.size > layout.FILE_SIZE_MAX:
+                raise _BadLine(
+                    f"SIZE {inode.size} is over {layout.FILE_SIZE_MAX}, the most for a file "
+                    "without CONTENT",
+                    limit=True,
+                )
+            if digest == b"":
+                raise _BadLine("DIGEST is empty (`-` says that there is none)")
+
+    def _set_symlink(self, inode: Inode, target: bytes | None, content: bytes | None) -> None:
+        if not target:
+            raise _BadLine("a symlink needs a target in PAYLOAD")
+        if self._strict and (inode.size != len(target) or content):
+            raise _BadLine("SIZE of a symlink is not its target's length, or it has CONTENT")
+        inode.payload = target
+        inode.size = len(target)
+
+    # --- fields ----------------------------------------------------------------------------------
+
+    def _bad_bytes(self, line: bytes) -> _BadLine:
+        if b"\0" in line:
+            return _BadLine(f"NUL byte at position {line.index(0) + 1}")
+        return _BadLine(f"line longer than {LINE_MAX} bytes", limit=True)
+
     def _check_short(self, line: bytes, fields: list[bytes]) -> None:
         """A line that ends before DIGEST: fine where what is missing does not matter."""
         if not line:
@@ -246,11 +244,16 @@ class _Reader:
         if len(fields) < 3 or (len(fields) < 8 and not fields[2].startswith(b"@")):
             raise _BadLine(f"line ends before {_FIELD_NAMES[len(fields)]}")
 
-    def _cached_u32(self, field: bytes, what: str) -> int:
-        value = _number(field, what, _U32)
-        if len(self._u32) < _CACHE_MAX:
-            self._u32[field] = value
-        return value
+    def _owner(self, nlink: bytes, uid: bytes, gid: bytes, rdev: bytes) -> _Owner:
+        owner = (
+            _number(nlink, "NLINK", _U32),
+            _number(uid, "UID", _U32),
+            _number(gid, "GID", _U32),
+            _number(rdev, "RDEV", _U32),
+        )
+        if len(self._owners) < _CACHE_MAX:
+            self._owners[nlink, uid, gid, rdev] = owner
+        return owner
 
     def _mode(self, field: bytes) -> tuple[int, bool]:
         is_link = field.startswith(b"@")
@@ -281,9 +284,15 @@ class _Reader:
             return _BadLine("NUL byte in PAYLOAD")
         return _BadLine(f"PAYLOAD of {len(payload)} bytes is over {layout.SYMLINK_MAX}", limit=True)
 
-    def _digest(self, word: bytes, followed: bool) -> bytes | None:
+    def _check_content(self, content: bytes, size: int) -> None:
+        if len(content) != size:
+            raise _BadLine(f"CONTENT has {len(content)} bytes, SIZE says {size}")
+        if size > layout.CONTENT_MAX:
+            raise _BadLine(f"CONTENT of {size} bytes is over {layout.CONTENT_MAX}", limit=True)
+
+    def _digest(self, word: bytes, followed: bool) -> bytes:
         if not word and not followed:
-            return None  # the line ended early; refused where it matters
+            return b""  # the line ended early; refused where it matters
         if len(word) in (64, 128):
             try:
                 digest = bytes.fromhex(word.decode("ascii"))
