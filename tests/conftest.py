@@ -15,9 +15,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import hypothesis
 import pytest
+
+from tests.expected_skips import SkipWatch
 
 # The machine may be busy: no test fails for being slow.
 hypothesis.settings.register_profile(
@@ -58,6 +61,21 @@ def lookup_peer(name: str) -> str | None:
         pytest.fail(f"${variable} is {chosen}, which cannot be run")
     # Debian's /usr/sbin is not on an ordinary user's PATH.
     return path or shutil.which(name, path="/usr/sbin:/sbin")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--expected-skips",
+        type=Path,
+        metavar="FILE",
+        help="fail when a test is skipped that FILE does not list (tests/expected_skips.py)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("expected_skips")
+    if path is not None and not hasattr(config, "workerinput"):  # the reports of workers come here
+        config.pluginmanager.register(SkipWatch(path), "expected-skips")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Fuzz a target of `targets.py` with atheris: `fuzz.py TARGET [libFuzzer options] [CORPUS...]`.
 
-`make fuzz` runs all targets for a minute each, with the corpora that are kept.
+`make fuzz` runs all targets for a minute each, with the corpora that are kept. The checkout and its
+`repo` must be on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["cfsrepo"]):
-    from targets import TARGETS
+    from tests.fuzz.targets import TARGETS
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from cfsrepo.upkeep.repair import repair
 from tests.conftest import Peer, User
 from tests.oci.oci_builder import LayoutBuilder, base, directory, hardlink, member, symlink
 from tests.store.repository_helpers import add_files, make_image_file
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.interop
 
@@ -431,10 +431,7 @@ def test_images_served_there_are_kept_here(fuse: User, peer: Peer, layout: Layou
         read = fuse.run("cat", f"{point}/one").stdout
         assert read == "1" * 10_000
         fuse.run("fusermount3", "-u", point)
-        for _ in range(100):
-            if not serving_processes(repo):
-                break
-            time.sleep(0.05)
+        wait_until(lambda: not serving_processes(repo), "cfsctl's server ends")
         assert collect(repo).images == 1
 
 

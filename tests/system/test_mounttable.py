@@ -28,6 +28,16 @@ def test_parse() -> None:
     assert mounts[3].device == (0, 51)
 
 
+def test_lines_that_are_none_are_left_out() -> None:
+    for line in (b"x 1 0:2 / /a rw - t s o", b"1 1 0:y / /a rw - t s o", b"1 1 02 / /a rw - t s o"):
+        assert mounttable.parse(line + b"\n" + TABLE) == mounttable.parse(TABLE)
+
+
+def test_a_mount_point_may_have_a_carriage_return_in_it() -> None:
+    (mount,) = mounttable.parse(b"22 28 0:20 / /mnt/a\rb rw - tmpfs none rw\n")
+    assert mount.mount_point == b"/mnt/a\rb"
+
+
 def test_read_finds_the_root() -> None:
     assert any(mount.mount_point == b"/" for mount in mounttable.read())
 

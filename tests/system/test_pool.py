@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from cfsrepo.errors import NotFoundError, SystemFailure
 from cfsrepo.system import pool
+from tests.waiting import PATIENCE
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5, None])
@@ -26,12 +26,13 @@ def test_every_item_is_done_once(workers: int | None, count: int) -> None:
 
 def test_it_runs_in_other_processes_and_sees_what_the_caller_has() -> None:
     local = {"key": "value"}
+    both = multiprocessing.get_context("fork").Barrier(2, timeout=PATIENCE)
 
     def work(item: int) -> tuple[int, str]:
-        time.sleep(0.02)
+        both.wait()  # each has an item at the same time
         return os.getpid(), local["key"]
 
-    results = [result for _, result in pool.run(range(20), work, 2)]
+    results = [result for _, result in pool.run(range(2), work, 2)]
     assert {value for _, value in results} == {"value"}
     pids = {pid for pid, _ in results}
     assert len(pids) == 2
@@ -62,7 +63,7 @@ def test_a_killed_worker_is_an_error() -> None:
 def test_leaving_early_ends_the_workers() -> None:
     def work(item: int) -> int:
         if item:
-            time.sleep(100)
+            signal.pause()
         return item
 
     results = pool.run([0, 1, 2, 3], work, 2)
@@ -73,11 +74,11 @@ def test_leaving_early_ends_the_workers() -> None:
 
 def test_workers_end_with_their_parent() -> None:
     program = (
-        "import os, time\n"
+        "import os, signal\n"
         "from cfsrepo.system import pool\n"
         "def work(item):\n"
         "    print(os.getpid(), flush=True)\n"
-        "    time.sleep(100)\n"
+        "    signal.pause()\n"
         "list(pool.run([1, 2], work, 2))\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from cfsrepo.system.mounttable import Mount
 from cfsrepo.upkeep import gc, reachability
 from cfsrepo.upkeep.gc import collect
 from tests.store.repository_helpers import add_files, add_image, make_image_file
+from tests.waiting import PATIENCE, is_waited_for, wait_until
 
 A, B, C = b"a" * 5000, b"b" * 6000, b"c" * 7000
 
@@ -367,8 +367,8 @@ def test_a_collection_waits_for_others_and_sees_what_they_did(repo: Repository) 
 
     thread = threading.Thread(target=collector)
     thread.start()
-    assert waiting.wait(30)
-    time.sleep(0.05)
+    assert waiting.wait(PATIENCE)
+    wait_until(lambda: is_waited_for(repo.path), "the collector wants the exclusive lock")
     assert not done
     add_files(repo, "late", {"a": A, "c": C})
     repo.close()

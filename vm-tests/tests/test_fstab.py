@@ -31,9 +31,12 @@ def test_mount_t_cfs(small: Small, mnt: str) -> None:
 
 
 def test_changes_in_memory(small: Small, mnt: str) -> None:
-    run("mount", "-t", "cfs", "-o", f"repo={small.path},memory", "small", mnt)
-    Path(mnt, "new").write_bytes(b"new")
-    run("umount", mnt)
+    for _ in range(2):
+        run("mount", "-t", "cfs", "-o", f"repo={small.path},memory", "small", mnt)
+        assert not Path(mnt, "new").exists(), "what was written went with the mount"
+        Path(mnt, "new").write_bytes(b"new")
+        assert Path(mnt, "new").read_bytes() == b"new"
+        run("umount", mnt)
 
 
 def test_a_line_of_fstab(small: Small, mnt: str, place: Path) -> None:

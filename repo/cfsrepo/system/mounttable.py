@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
+_NUMBER = re.compile(rb"[0-9]{1,10}")
+_DEVICE = re.compile(rb"([0-9]{1,10}):([0-9]{1,10})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +36,16 @@ class Mount:
 def parse(data: bytes) -> list[Mount]:
     """The mounts of a mountinfo file; a line that is not understood is left out."""
     mounts = []
-    for line in data.splitlines():
+    for line in data.split(b"\n"):  # a carriage return is part of a name
         head, dash, tail = line.partition(b" - ")
         fields, rest = head.split(b" "), tail.split(b" ", 2)
-        if not dash or len(fields) < 6 or len(rest) < 3:
+        device = _DEVICE.fullmatch(fields[2]) if len(fields) >= 6 else None
+        if not dash or not device or not _NUMBER.fullmatch(fields[0]) or len(rest) < 3:
             continue
-        major, _, minor = fields[2].partition(b":")
         mounts.append(
             Mount(
                 mount_id=int(fields[0]),
-                device=(int(major), int(minor)),
+                device=(int(device[1]), int(device[2])),
                 root=_unescape(fields[3]),
                 mount_point=_unescape(fields[4]),
                 fstype=_unescape(rest[0]).decode("ascii", "replace"),
