@@ -23,7 +23,7 @@ ENOUGH = 8 << 20
 
 # --- tar -----------------------------------------------------------------------------------------
 
-Read = list[tuple[tuple[object, ...], bytes]]
+Read = list[tuple[Member, bytes]]
 
 
 def check_tar(data: bytes) -> None:
@@ -53,13 +53,12 @@ def check_archive(data: bytes) -> None:
         return
     parts = []
     kept: Read = []
-    for fields, content in whole:
-        member = Member(*fields)  # type: ignore[arg-type]
+    for member, content in whole:
         try:
             parts += [writer.encode(member), content, bytes(member.padding)]
         except ValueError:
             continue  # a sparse file
-        kept.append((fields, content))
+        kept.append((member, content))
     again = read_tar(b"".join(parts) + writer.END, 10_000)
     assert again == kept
 
@@ -75,17 +74,12 @@ def read_tar(data: bytes, size: int) -> Read | None:
             content = b"".join(map(bytes, stream.read_data()))
             assert len(content) == member.stored
             seen.append(content)
-            found.append((tuple(getattr(member, name) for name in FIELDS), content))
+            found.append((member, content))
     except InputError:
         return None  # of several things that are wrong, which is met first depends on the pieces
     assert b"".join(seen) == data
     return found
 
-
-FIELDS = (
-    "kind", "path", "link", "mode", "uid", "gid", "mtime_sec", "mtime_nsec", "rdev", "size",
-    "stored", "sparse", "xattrs",
-)  # fmt: skip
 
 # --- packed layers -------------------------------------------------------------------------------
 
