@@ -77,7 +77,7 @@ def test_workers_end_with_their_parent() -> None:
         "import os, signal\n"
         "from cfsrepo.system import pool\n"
         "def work(item):\n"
-        "    print(os.getpid(), flush=True)\n"
+        "    os.write(1, b'%d\\n' % os.getpid())\n"
         "    signal.pause()\n"
         "list(pool.run([1, 2], work, 2))\n"
     )
