@@ -241,6 +241,12 @@ class TarBuilder:
         entry.size, entry.uid, entry.gid = len(data), uid, uid
         self._tar.addfile(entry, io.BytesIO(data))
 
+    def stream(self, name: str, content: IO[bytes], size: int) -> None:
+        """A regular file of `size` bytes, read from `content`."""
+        entry = self._entry(name, tarfile.REGTYPE, 0o644)
+        entry.size = size
+        self._tar.addfile(entry, content)
+
     def link(self, name: str, target: str, *, hard: bool = False) -> None:
         """A symbolic or hard link; `target` of a hard link is a path from the root."""
         entry = self._entry(name, tarfile.LNKTYPE if hard else tarfile.SYMTYPE, 0o777)

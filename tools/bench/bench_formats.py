@@ -9,12 +9,12 @@ import shlex
 import sys
 from collections.abc import Iterator
 
-from measure import Contender, Row, compare, program, scratch_directory
+from measure import Contender, Row, Settings, compare, program, scratch_directory
 
 SUBJECT = "formats"
 DESCRIPTION = "images from dumps of an operating system, 100,000 and 1,000,000 entries, and back"
-WRITE_TARGET = 8.0
-DUMP_TARGET = 8.0
+QUICK = True
+DUMP_TARGET = 2.0
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SOURCE = os.path.join(CHECKOUT, "tests", "golden", "cs9-x86_64-minimal.dump.gz")
@@ -45,7 +45,7 @@ def dump_lines(entries: int) -> Iterator[bytes]:
             yield b" ".join(fields)
 
 
-def run(rounds: int) -> list[Row]:
+def run(settings: Settings) -> list[Row]:
     """The rows of this subject."""
     mkcomposefs, info = program("mkcomposefs"), program("composefs-info")
     cfs = [sys.executable, "-m", "cfstools"]
@@ -53,16 +53,25 @@ def run(rounds: int) -> list[Row]:
     with scratch_directory("formats") as scratch:
         dump, image = os.path.join(scratch, "dump"), os.path.join(scratch, "image")
         make = ["--from-file", dump, image]
-        for entries in (100_000, 1_000_000):
+        for entries in (20_000,) if settings.quick else (100_000, 1_000_000):
             with open(dump, "wb") as file:
                 file.writelines(line + b"\n" for line in dump_lines(entries))
             size = f"{entries:,} entries"
-            ours = Contender("cfs", lambda: [*cfs, "mkcomposefs", *make])
-            peer = Contender("mkcomposefs", lambda: [mkcomposefs, *make])
-            rows += compare(SUBJECT, f"image of {size}", ours, peer, rounds, WRITE_TARGET)
-            ours = Contender("cfs", lambda: quiet([*cfs, "composefs-info", "dump", image]))
-            peer = Contender("composefs-info", lambda: quiet([info, "dump", image]))
-            rows += compare(SUBJECT, f"dump of {size}", ours, peer, rounds, DUMP_TARGET)
+            rows += compare(
+                SUBJECT,
+                f"image of {size}",
+                Contender("cfs", lambda: [*cfs, "mkcomposefs", *make]),
+                Contender("mkcomposefs", lambda: [mkcomposefs, *make]),
+                settings,
+            )
+            rows += compare(
+                SUBJECT,
+                f"dump of {size}",
+                Contender("cfs", lambda: quiet([*cfs, "composefs-info", "dump", image])),
+                Contender("composefs-info", lambda: quiet([info, "dump", image])),
+                settings,
+                target=None if settings.quick else DUMP_TARGET,
+            )
     return rows
 
 

@@ -21,10 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bench_pull import image
-from measure import BenchError, Row, program, scratch_directory
+from measure import BenchError, Row, Settings, program, quietly, row, scratch_directory
 
 SUBJECT = "fuse"
 DESCRIPTION = "find, ls, stat, getfattr, tar, cat, sequential and random reads in a mounted image"
+QUICK = False
 
 PLAIN, PYFUSE3, UNVERIFIED = "cfs", "cfs, pyfuse3", "cfs, unverified"
 C, RUST, KERNEL = "composefs-fuse", "cfsctl --fuse", "kernel"
@@ -234,20 +235,15 @@ def measured(server: Server, point: str, tasks: list[Workload]) -> dict[tuple[st
     return results
 
 
-def run(rounds: int) -> list[Row]:
+def run(settings: Settings) -> list[Row]:
     """The rows of this subject."""
     if os.geteuid() != 0:
         raise BenchError("needs root")
     with scratch_directory("fuse") as scratch:
         repository = os.path.join(scratch, "repository")
         cfs = [sys.executable, "-m", "cfstools", "--repo", repository]
-        subprocess.run([*cfs, "init"], check=True, stdout=subprocess.DEVNULL)
-        subprocess.run(
-            [*cfs, "pull", image(), "bench"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        quietly(*cfs, "init")
+        quietly(*cfs, "pull", image(), "bench")
         (image_file,) = (
             path
             for path in glob.glob(os.path.join(repository, "images", "*"))
@@ -255,11 +251,15 @@ def run(rounds: int) -> list[Row]:
         )
         point = os.path.join(scratch, "mnt")
         os.mkdir(point)
-        return compared(list(servers(repository, image_file, scratch)), point, rounds)
+        return compared(list(servers(repository, image_file, scratch)), point, settings.rounds)
+
+
+# server -> (workload, cold or warm) -> the result of each round
+Results = dict[str, dict[tuple[str, str], list[Result]]]
 
 
 def compared(contenders: list[Server], point: str, rounds: int) -> list[Row]:
-    """The least of `rounds` of each; contenders take turns, so that a busy minute hits all."""
+    """The results of all rounds; contenders take turns, so that a busy minute hits all."""
     contenders[0].mount(point)
     try:
         tasks = workloads(os.path.relpath(largest(point), point))
@@ -267,43 +267,55 @@ def compared(contenders: list[Server], point: str, rounds: int) -> list[Row]:
         contenders[0].umount(point)
     if shutil.which("getfattr") is None:
         tasks = [task for task in tasks if not task.name.startswith("getfattr")]
-    best: dict[str, dict[tuple[str, str], Result]] = {}
-    for _ in range(rounds):
-        for server in contenders:
+    results: Results = {}
+    for number in range(rounds):
+        for server in list(contenders):
             try:
-                results = measured(server, point, tasks)
+                round_results = measured(server, point, tasks)
             except BenchError as error:
                 print(f"bench: fuse: {server.name} is left out: {error}", file=sys.stderr)
+                contenders.remove(server)
+                results.pop(server.name, None)
                 continue
-            kept = best.setdefault(server.name, results)
-            for key, result in results.items():
-                if result.seconds < kept[key].seconds:
-                    kept[key] = result
-    return list(rows(best, tasks))
+            kept = results.setdefault(server.name, {})
+            for key, result in round_results.items():
+                kept.setdefault(key, []).append(result)
+        print(f"bench: fuse: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+    return list(rows(results, tasks))
 
 
-def rows(best: dict[str, dict[tuple[str, str], Result]], tasks: list[Workload]) -> Iterator[Row]:
-    ours = best.get(PLAIN)
+def rows(results: Results, tasks: list[Workload]) -> Iterator[Row]:
+    """Ours beside each other server; the kernel's own mount is the floor."""
+    ours = results.get(PLAIN)
     if ours is None:
         raise BenchError("our own mount failed")
     for task in tasks:
         for state in ("cold", "warm"):
-            mine = ours[task.name, state]
-            for name, results in best.items():
-                if name == PLAIN:
+            key = task.name, state
+            mine = ours[key]
+            floor = [result.seconds for result in results.get(KERNEL, {}).get(key, [])]
+            for name, others in results.items():
+                if name in (PLAIN, KERNEL):
                     continue
-                other = results[task.name, state]
-                target = TARGETS.get((task.name, name, state))
+                other = others[key]
                 what = f"{task.name}, {state}"
-                yield Row(SUBJECT, what, "s", mine.seconds, other.seconds, name, target)
-                if name == C and mine.requests is not None and other.requests is not None:
-                    target = 1.0 if task.name in REQUEST_TARGETS else None
-                    yield Row(
+                yield row(
+                    SUBJECT,
+                    what,
+                    "s",
+                    [result.seconds for result in mine],
+                    [result.seconds for result in other],
+                    name,
+                    floor=floor,
+                    target=TARGETS.get((task.name, name, state)),
+                )
+                if name == C and all(result.requests is not None for result in mine + other):
+                    yield row(
                         SUBJECT,
                         f"{what}, requests",
                         "",
-                        mine.requests,
-                        max(other.requests, 1),
+                        [result.requests or 0 for result in mine],
+                        [max(result.requests or 0, 1) for result in other],
                         name,
-                        target,
+                        target=1.0 if task.name in REQUEST_TARGETS else None,
                     )

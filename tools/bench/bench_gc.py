@@ -1,15 +1,19 @@
-"""Collecting in a repository of ten images and 200,000 objects, and checking it, beside cfsctl."""
+"""Collecting in a repository of ten images and 200,000 objects, and checking it, beside cfsctl.
+
+A quick run has a tenth of the objects.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 
-from measure import Contender, Row, compare, program, scratch_directory
+from measure import Contender, Row, Settings, compare, program, scratch_directory
 
 from cfsrepo.formats.splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitStreamWriter
 from cfsrepo.formats.tree import Inode, directory
@@ -20,21 +24,22 @@ from cfsrepo.store.repository import Repository
 
 SUBJECT = "gc"
 DESCRIPTION = "mark, collect and check 10 images with 200,000 objects"
+QUICK = True
 WALL_TARGET = 1.0
 
 _IMAGES = 10
-_SHARED = 11_000  # objects that all images have
-_OWN = 18_900  # objects of each image
+_OBJECTS = (11_000, 18_900)  # that all images have, and of each image
 
 
-def run(rounds: int) -> list[Row]:
+def run(settings: Settings) -> list[Row]:
     """The rows of this subject."""
     cfsctl = program("cfsctl")
     with scratch_directory("bench-gc") as scratch:
         template, copy = os.path.join(scratch, "template"), os.path.join(scratch, "copy")
-        _build(template)
+        build(template, _IMAGES, *(count // (10 if settings.quick else 1) for count in _OBJECTS))
         cfs = [sys.executable, "-m", "cfstools", "--repo"]
         other = [cfsctl, "--repo"]
+        objects = os.path.join(template, "objects")
 
         def as_it_is(*command: str) -> Sequence[str]:
             return command
@@ -48,44 +53,49 @@ def run(rounds: int) -> list[Row]:
             os.sync()
             return command
 
+        read_all = f"find {shlex.quote(objects)} -type f -print0 | xargs -0 cat > /dev/null"
+        listed = Contender("find", lambda: ["sh", "-c", f"find {shlex.quote(objects)} > /dev/null"])
+        read = Contender("cat", lambda: ["sh", "-c", read_all])
         return [
             *compare(
                 SUBJECT,
                 "dry run: mark and count",
                 Contender("cfs", lambda: as_it_is(*cfs, template, "gc", "-n")),
                 Contender("cfsctl", lambda: as_it_is(*other, template, "gc", "-n")),
-                rounds,
-                WALL_TARGET,
+                settings,
+                floor=listed,
+                target=WALL_TARGET,
             ),
             *compare(
                 SUBJECT,
                 "collect one image of ten",
                 Contender("cfs", lambda: with_garbage(*cfs, copy, "gc")),
                 Contender("cfsctl", lambda: with_garbage(*other, copy, "gc")),
-                rounds,
-                WALL_TARGET,
+                settings,
+                target=WALL_TARGET,
             ),
             *compare(
                 SUBJECT,
                 "fsck",
                 Contender("cfs", lambda: as_it_is(*cfs, template, "fsck")),
                 Contender("cfsctl", lambda: as_it_is(*other, template, "fsck")),
-                rounds,
-                None,
+                settings,
+                floor=read,
+                target=WALL_TARGET,
             ),
         ]
 
 
-def _build(path: str) -> None:
-    """Ten images as pulls leave them, of small files."""
+def build(path: str, count: int, shared_objects: int, own_objects: int) -> None:
+    """A repository of `count` images of small files, as pulls leave them: image0, image1, ..."""
     with Repository.init(path) as repository:
-        shared = [_store(repository, number) for number in range(_SHARED)]
+        shared = [_store(repository, number) for number in range(shared_objects)]
         streams: dict[str, bytes] = {}
         images: list[bytes] = []
         manifests = []
-        for number in range(_IMAGES):
+        for number in range(count):
             first = (number + 1) * 1_000_000
-            own = [_store(repository, first + file) for file in range(_OWN)]
+            own = [_store(repository, first + file) for file in range(own_objects)]
             manifests.append(_add_image(repository, number, [shared, own], streams, images))
         repository.publish(streams, images)
         for number, manifest in enumerate(manifests):

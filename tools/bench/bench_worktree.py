@@ -9,14 +9,15 @@ import sys
 from collections.abc import Sequence
 
 import bench_pull
-from measure import Contender, Row, compare, program, scratch_directory
+from measure import Contender, Row, Settings, compare, program, quietly, scratch_directory
 
 SUBJECT = "worktree"
 DESCRIPTION = "check the pull's image out, commit it with one more file, without root's rights"
+QUICK = False
 WALL_TARGET = 1.0
 
 
-def run(rounds: int) -> list[Row]:
+def run(settings: Settings) -> list[Row]:
     """The rows of this subject."""
     umoci = program("umoci")
     source = bench_pull.image()
@@ -28,8 +29,8 @@ def run(rounds: int) -> list[Row]:
         bundle = os.path.join(scratch, "bundle")
         copied = os.path.join(scratch, "copied")
         cfs = [sys.executable, "-m", "cfstools", "--repo", repository]
-        _call([*cfs, "init"])
-        _call([*cfs, "pull", source, "bench"])
+        quietly(*cfs, "init")
+        quietly(*cfs, "pull", source, "bench")
         shutil.copytree(directory, layout)  # umoci writes into it
 
         def without(path: str, command: Sequence[str]) -> Sequence[str]:
@@ -41,9 +42,10 @@ def run(rounds: int) -> list[Row]:
         unpack = [umoci, "unpack", "--rootless", "--image", f"{layout}:{tag}", bundle]
         checkouts = Contender("cfs", lambda: without(tree, checkout))
         unpacks = Contender("umoci unpack --rootless", lambda: without(bundle, unpack))
-        rows = compare(SUBJECT, "checkout", checkouts, unpacks, rounds, WALL_TARGET)
         copies = Contender("cp -a", lambda: without(copied, ["cp", "-a", tree, copied]))
-        rows += compare(SUBJECT, "checkout", checkouts, copies, rounds, None)
+        rows = compare(
+            SUBJECT, "checkout", checkouts, unpacks, settings, floor=copies, target=WALL_TARGET
+        )
         _remove(copied)
 
         number = 0
@@ -63,16 +65,13 @@ def run(rounds: int) -> list[Row]:
             "commit",
             Contender("cfs", lambda: edited(tree, commit)),
             Contender("umoci repack", lambda: edited(os.path.join(bundle, "rootfs"), repack)),
-            rounds,
-            WALL_TARGET,
+            settings,
+            floor=Contender("find", lambda: ["find", tree, "-printf", ""]),
+            target=WALL_TARGET,
         )
         _remove(tree)
         _remove(bundle)
     return rows
-
-
-def _call(command: Sequence[str]) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _remove(path: str) -> None:
