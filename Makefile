@@ -1,5 +1,6 @@
 # make demo [IMAGE=oci:/path:tag]   pull an image, look into it without root
 # make test [PYTEST_ARGS=...]       the whole test suite
+# make bench [BENCH_ARGS=...]       beside the peers; an hour. bench-quick: two minutes, small inputs
 # make campaign [CAMPAIGN_ARGS=...] kill commands, fill disks, crowd a repository; some minutes
 # make campaign-fuse                flips, crowds and random questions on FUSE mounts; ten minutes
 # make fuzz [FUZZ_ARGS=...]         a minute of fuzzing for each parser of hostile bytes
@@ -14,7 +15,7 @@ VM_ARGS =
 VM_KERNEL = stable
 PYTHON_SOURCES = cfsfuse repo tools tests vm-tests
 
-.PHONY: demo test lint format bench campaign campaign-fuse fuzz vm-test setup clean
+.PHONY: demo test lint format bench bench-quick campaign campaign-fuse fuzz vm-test setup clean
 
 demo: setup
 	@tools/demo $(IMAGE)
@@ -38,6 +39,10 @@ format: setup
 bench: setup
 	@tools/setup --peers
 	@tools/in-reach .venv/bin/python tools/bench/run.py $(BENCH_ARGS)
+
+bench-quick: setup
+	@tools/setup --peers
+	@tools/in-reach .venv/bin/python tools/bench/run.py --quick $(BENCH_ARGS)
 
 campaign: setup
 	@tools/in-reach .venv/bin/python tools/campaign/run.py $(CAMPAIGN_ARGS)

@@ -29,7 +29,7 @@ def run(settings: Settings) -> list[Row]:
     fsverity = program("fsverity")
     with scratch_directory("hash") as scratch:
         path = os.path.join(scratch, "file")
-        size = (64 if settings.quick else 1024) * MIB
+        size = (256 if settings.quick else 1024) * MIB
         with open(path, "wb") as file:
             for _ in range(size // MIB):
                 file.write(os.urandom(MIB))

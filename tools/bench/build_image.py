@@ -63,9 +63,10 @@ def tiny_files(scratch: str, name: str, count: int) -> imagebuilder.TarBuilder:
     """A layer of `count` files of up to 600 bytes, each different, 200 in a directory."""
     generator = random.Random(name)  # noqa: S311 - the same image everywhere
     tar = imagebuilder.TarBuilder("gzip", scratch)
-    tar.directory(name)
+    tar.directory("usr")
+    tar.directory(f"usr/{name}")
     for number in range(count):
-        parent = f"{name}/{number // 200}"
+        parent = f"usr/{name}/{number // 200}"
         if number % 200 == 0:
             tar.directory(parent)
         text = f"{name} {number} ".encode() * 30
@@ -103,7 +104,9 @@ class HalfRandom(io.RawIOBase):
 
 def fat(scratch: str) -> list[imagebuilder.Layer]:
     """The layer of the image of one file."""
-    return [_one_file(imagebuilder.TarBuilder("gzip", scratch), 4_000 * MIB)]
+    tar = imagebuilder.TarBuilder("gzip", scratch)
+    tar.directory("usr")
+    return [_one_file(tar, 4_000 * MIB)]
 
 
 def small(scratch: str) -> list[imagebuilder.Layer]:
@@ -113,7 +116,7 @@ def small(scratch: str) -> list[imagebuilder.Layer]:
 
 def _one_file(tar: imagebuilder.TarBuilder, size: int) -> imagebuilder.Layer:
     content: IO[bytes] = HalfRandom(size)  # type: ignore[assignment]
-    tar.stream("large", content, size)
+    tar.stream("usr/large", content, size)
     return tar.finish()
 
 
