@@ -16,6 +16,7 @@ from cfsrepo.formats.tree import Inode, directory
 from cfsrepo.store import pins
 from cfsrepo.store.repository import Repository
 from cfsrepo.system import mounttable
+from cfsrepo.upkeep import inuse
 from tests.conftest import Peer, User, mounts_below
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("as_root")]
@@ -48,7 +49,7 @@ def mount(place: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def live_pins(place: Path) -> list[pins.Pin]:
     with Repository.open(str(place / "repo")) as repository:
-        return pins.live(repository)
+        return inuse.find(repository).live_pins
 
 
 @pytest.mark.parametrize("options", [[], ["--kernel"], ["-o", "nosuid,defaults,noauto,x-y=z"]])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
 
 from cfsrepo.formats.splitstream import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, SplitStreamWriter
 from cfsrepo.formats.tree import Inode, directory
@@ -123,3 +127,30 @@ def add_files(repo: Repository, tag: str | None, files: dict[str, bytes]) -> Ima
         image_file=make_image_file(files, repo),
         layers=[big],
     )
+
+
+@contextlib.contextmanager
+def image_held(repo: Repository, image_id: str) -> Iterator[None]:
+    """Another process that has the image mapped, as a server has, and not the repository open."""
+    program = (
+        "import sys\n"
+        "from cfsrepo.store.repository import Repository\n"
+        "repo = Repository.open(sys.argv[1])\n"
+        "image = repo.open_image(sys.argv[2])\n"
+        "repo.close()\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, repo.path, image_id],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        try:
+            yield
+        finally:
+            process.stdin.close()

@@ -1,20 +1,16 @@
-"""Pins: written whole, recognised when dead, never taken for dead when not understood."""
+"""Pins: written whole; what is none is read as a damaged one."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from cfsrepo.errors import NotFoundError, RepositoryError
+from cfsrepo.errors import NotFoundError
 from cfsrepo.store import pins
 from cfsrepo.store.pins import PinKind
 from cfsrepo.store.repository import Repository
-from cfsrepo.system import mounttable
-from cfsrepo.system.processes import boot_id
 
 
 @pytest.fixture
@@ -29,69 +25,15 @@ def image(repo: Repository) -> str:
 
 def test_without_pins(repo: Repository) -> None:
     assert pins.read(repo) == []
-    assert pins.live(repo, drop=True) == []
 
 
 def test_a_process_pins(repo: Repository, image: str) -> None:
     pin = pins.pin_process(repo, image, "/mnt/x")
     assert pin.pid == os.getpid()
     assert pins.read(repo) == [pin]
-    assert pins.live(repo, drop=True) == [pin]
     pins.remove(repo, pin)
     pins.remove(repo, pin)
     assert pins.read(repo) == []
-
-
-def test_the_pin_of_a_dead_process_is_dropped(repo: Repository, image: str) -> None:
-    process = subprocess.Popen(["sleep", "100"])
-    pin = pins.pin_process(repo, image, "/mnt/x", process.pid)
-    assert pins.live(repo) == [pin]
-    process.kill()
-    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT) is None:
-        pass
-    assert pins.live(repo) == [], "a zombie serves nobody"
-    process.wait()
-    assert pins.live(repo) == []
-    assert pins.read(repo) == [pin]
-    assert pins.live(repo, drop=True) == []
-    assert pins.read(repo) == []
-
-
-def test_a_process_that_has_the_number_of_a_dead_one(repo: Repository, image: str) -> None:
-    pin = pins.pin_process(repo, image, "/mnt/x")
-    path = Path(repo.path, "cfsfuse", "pins", pin.pin_id)
-    value = json.loads(path.read_text())
-    value["start_time"] -= 1
-    path.write_text(json.dumps(value))
-    assert pins.live(repo) == []
-
-
-@pytest.mark.parametrize("kind", ["process", "mount"])
-def test_the_pin_of_an_earlier_boot_is_dropped(repo: Repository, image: str, kind: str) -> None:
-    pin = (
-        pins.pin_process(repo, image, "/")
-        if kind == "process"
-        else pins.pin_mount(repo, image, "/")
-    )
-    path = Path(repo.path, "cfsfuse", "pins", pin.pin_id)
-    path.write_text(path.read_text().replace(boot_id(), "another"))
-    assert pins.live(repo) == []
-
-
-def test_a_mount_pins(repo: Repository, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pin = pins.pin_mount(repo, image, "/")
-    assert pin.kind is PinKind.MOUNT
-    assert pins.live(repo) == [pin]
-    monkeypatch.setattr(mounttable, "read_all", lambda: ([], False))
-    assert pins.live(repo) == [pin], "another namespace may have it"
-    monkeypatch.setattr(mounttable, "read_all", lambda: ([], True))
-    assert pins.live(repo) == []
-
-
-def test_a_person_pins_until_the_pin_is_removed(repo: Repository, image: str) -> None:
-    pin = pins.pin_person(repo, image, "for the audit")
-    assert pins.live(repo, drop=True) == [pin]
-    assert pin.reason == "for the audit"
 
 
 def test_remove_at(repo: Repository, image: str) -> None:
@@ -121,15 +63,35 @@ def test_only_images_are_pinned(repo: Repository, image: str) -> None:
         '"boot_id": null, "pid": null, "start_time": null, "device": null}',
         '{"version": 1, "image_id": "0", "kind": "process", "reason": "", "mount_point": null, '
         '"boot_id": null, "pid": null, "start_time": null, "device": null}',
+        '{"version": 1, "image_id": "0", "kind": "damaged", "reason": "", "mount_point": null, '
+        '"boot_id": null, "pid": 1, "start_time": null, "device": null}',
     ],
 )
-def test_what_is_not_understood_is_an_error(repo: Repository, image: str, text: str) -> None:
+def test_what_is_no_pin_is_a_damaged_one(repo: Repository, image: str, text: str) -> None:
     pin = pins.pin_person(repo, image)
-    path = Path(repo.path, "cfsfuse", "pins", pin.pin_id)
-    path.write_text(text)
-    with pytest.raises(RepositoryError, match="cannot be understood") as caught:
-        pins.live(repo)
-    assert str(path) in str(caught.value)
+    Path(repo.path, "cfsfuse", "pins", pin.pin_id).write_text(text)
+    (found,) = pins.read(repo)
+    assert found.kind is PinKind.DAMAGED
+    assert (found.pin_id, found.image_id) == (pin.pin_id, image[:12])
+    assert found.reason
+    assert f"pin {pin.pin_id} cannot be read" in found.describe()
+    assert found.keeps(image)
+    assert not found.keeps("0" * 64)
+
+
+@pytest.mark.parametrize("name", ["README", "0123-x", "0123456789AB-x", "0123456789abc"])
+def test_a_name_that_says_nothing_keeps_all(repo: Repository, image: str, name: str) -> None:
+    Path(repo.private_directory("pins"), name).write_bytes(b"")
+    (found,) = pins.read(repo)
+    assert (found.kind, found.image_id, found.reason) == (PinKind.DAMAGED, "", "empty")
+    assert found.keeps(image)
+
+
+def test_what_cannot_be_opened_is_damaged(repo: Repository, image: str) -> None:
+    directory = Path(repo.private_directory("pins"))
+    (directory / f"{image[:12]}-1").mkdir()
+    (directory / f"{image[:12]}-2").symlink_to("/dev/zero")
+    assert [pin.kind for pin in pins.read(repo)] == [PinKind.DAMAGED] * 2
 
 
 def test_a_pin_on_its_way_is_left_alone(repo: Repository, image: str) -> None:

@@ -23,7 +23,7 @@ from cfsrepo.store.repository import Repository
 from cfsrepo.upkeep import fsck
 from cfsrepo.upkeep.clone import clone
 from cfsrepo.upkeep.gc import collect
-from cfsrepo.upkeep.reachability import serving_processes
+from cfsrepo.upkeep.inuse import serving_processes
 from cfsrepo.upkeep.repair import repair
 from tests.conftest import Peer, User
 from tests.oci.oci_builder import LayoutBuilder, base, directory, hardlink, member, symlink

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,12 @@ from cfsrepo.formats.fsverity import Algorithm
 from cfsrepo.formats.splitstream import OCI_LAYER, SplitStreamWriter
 from cfsrepo.images.names import ImageName
 from cfsrepo.store import ocistreams, pins
-from cfsrepo.store.objects import object_path
+from cfsrepo.store.objects import ObjectStore, object_path
 from cfsrepo.store.repository import Repository
-from cfsrepo.system import linux, mounttable
-from cfsrepo.system.mounttable import Mount
+from cfsrepo.system import linux
 from cfsrepo.upkeep import gc, reachability
 from cfsrepo.upkeep.gc import collect
-from tests.store.repository_helpers import add_files, add_image, make_image_file
+from tests.store.repository_helpers import add_files, add_image, image_held, make_image_file
 from tests.waiting import PATIENCE, is_waited_for, wait_until
 
 A, B, C = b"a" * 5000, b"b" * 6000, b"c" * 7000
@@ -172,82 +172,86 @@ def test_the_pins_of_dead_processes_go(repo: Repository) -> None:
     assert pins.read(repo) == []
 
 
-def test_a_pin_that_is_not_understood_stops_the_collection(repo: Repository) -> None:
+@pytest.mark.parametrize("text", ["", "?"])
+def test_a_damaged_pin_keeps_what_its_name_says(repo: Repository, text: str) -> None:
     image = untagged(repo)
+    other = add_files(repo, None, {"c": C})
     pin = pins.pin_person(repo, image.image_id)
-    Path(repo.path, "cfsfuse", "pins", pin.pin_id).write_text("?")
-    before = state(repo)
-    with pytest.raises(RepositoryError, match="cannot be understood"):
-        collect(repo)
-    assert state(repo) == before
-
-
-def overlay(source: str, options: str = "ro,lowerdir=/proc/self/fd/5::/proc/self/fd/6") -> Mount:
-    line = f"50 28 0:77 / /mnt/image ro - overlay {source} {options}\n"
-    return mounttable.parse(line.encode())[0]
-
-
-Played = Callable[[Mount], None]
-
-
-@pytest.fixture
-def mounted(monkeypatch: pytest.MonkeyPatch) -> Played:
-    def play(mount: Mount) -> None:
-        monkeypatch.setattr(mounttable, "read_all", lambda: ([mount], True))
-
-    return play
-
-
-def test_a_mounted_image_stays(repo: Repository, mounted: Played) -> None:
-    image = untagged(repo)
-    other = add_files(repo, None, {"c": C})
-    mounted(overlay(f"composefs:{image.image_id}"))
+    Path(repo.path, pins.path_of(pin)).write_text(text)
     result = dry_and_real(repo)
-    assert result.kept == {image.image_id: ["mounted at /mnt/image"]}
+    assert result.damaged_pins == [pin.pin_id]
+    assert list(result.kept) == [image.image_id]
     assert has(repo, A)
     assert other.image_id not in repo.images()
 
 
-def test_an_image_mounted_by_name_stays(repo: Repository, mounted: Played) -> None:
-    image = add_files(repo, "one", {"a": A})
+def test_a_damaged_pin_whose_name_says_nothing_keeps_all(repo: Repository) -> None:
+    image = untagged(repo)
     other = add_files(repo, None, {"c": C})
-    mounted(overlay("composefs:one"))
-    result = dry_and_real(repo)
-    assert list(result.kept) == [image.image_id]
-    assert other.image_id not in repo.images()
+    Path(repo.private_directory("pins"), "torn").write_bytes(b"")
+    assert sorted(dry_and_real(repo).kept) == sorted([image.image_id, other.image_id])
 
 
-@pytest.mark.parametrize("source", ["composefs", "composefs:gone", "composefs-fuse"])
-def test_a_mount_that_does_not_say_its_image_keeps_all(
-    repo: Repository, mounted: Played, source: str
+def test_an_image_that_another_process_has_mapped_stays(repo: Repository) -> None:
+    """As a server whose pin is not seen: in another PID namespace, or removed."""
+    image = untagged(repo)
+    with image_held(repo, image.image_id):
+        result = dry_and_real(repo)
+        assert result.kept == {image.image_id: ["its file is open or mounted"]}
+        assert has(repo, A)
+    assert dry_and_real(repo).images == 1
+    assert not has(repo, A)
+
+
+def test_what_is_in_use_is_asked_under_the_exclusive_lock(
+    repo: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A mount that is made while the collector waits for the lock."""
     image = untagged(repo)
-    mounted(overlay(source))
-    result = dry_and_real(repo)
-    assert list(result.kept) == [image.image_id]
+    held: list[object] = []
+    real = Repository.exclusive
+
+    @contextlib.contextmanager
+    def exclusive(self: Repository, waiting: Callable[[str], object]) -> Iterator[None]:
+        held.append(self.open_image(image.image_id))
+        with real(self, waiting):
+            yield
+
+    monkeypatch.setattr(Repository, "exclusive", exclusive)
+    assert collect(repo).kept == {image.image_id: ["its file is open or mounted"]}
     assert has(repo, A)
 
 
-@pytest.mark.parametrize(
-    "mount",
-    [
-        overlay("composefs:" + "0" * 64),
-        overlay("composefs", "ro,lowerdir+=/erofs,datadir+=/elsewhere/objects"),
-        overlay("composefs", "ro,lowerdir=/erofs::/elsewhere/objects"),
-        overlay("overlay"),
-    ],
-)
-def test_mounts_of_others_keep_nothing(repo: Repository, mounted: Played, mount: Mount) -> None:
-    image = untagged(repo)
-    mounted(mount)
-    assert dry_and_real(repo).kept == {}
-    assert image.image_id not in repo.images()
+def test_a_pull_while_a_dry_run_looks_is_not_counted(
+    repo: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo.objects.put(C)
+    real = ObjectStore.prefixes
+
+    def prefixes(self: ObjectStore) -> list[str]:
+        monkeypatch.undo()
+        add_files(repo, "late", {"a": A, "c": C})
+        return real(self)
+
+    monkeypatch.setattr(ObjectStore, "prefixes", prefixes)
+    dry = collect(repo, dry_run=True)
+    assert (dry.objects, dry.streams, dry.images, dry.disk) == (0, 0, 0, 0)
 
 
-def test_a_mount_with_our_objects_keeps_all(repo: Repository, mounted: Played) -> None:
-    image = untagged(repo)
-    mounted(overlay("composefs", f"ro,lowerdir+=/erofs,datadir+={repo.objects.path}"))
-    assert list(dry_and_real(repo).kept) == [image.image_id]
+def test_a_tag_that_comes_while_names_are_read_is_no_damage(
+    repo: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Repository.streams
+
+    def streams(self: Repository) -> dict[str, bytes]:
+        found = real(self)
+        monkeypatch.undo()
+        add_files(self, "late", {"a": A})
+        return found
+
+    monkeypatch.setattr(Repository, "streams", streams)
+    assert collect(repo).objects == 0
+    assert has(repo, A)
 
 
 # --- damage --------------------------------------------------------------------------------------
@@ -444,8 +448,8 @@ def test_no_object_data_is_read(repo: Repository, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(type(repo.objects), "open", spy)
     collect(repo, dry_run=True)
-    wanted = {*repo.streams().values(), repo.images()[repo.image_refs()["alone"]]}
-    assert set(opened) == wanted
+    # Image files are opened to ask whether others have them open, too.
+    assert set(opened) == {*repo.streams().values(), *repo.images().values()}
 
 
 def test_a_read_only_repository_can_be_asked(repo: Repository) -> None:

@@ -1,8 +1,10 @@
-"""Pins: images that a collection keeps although nothing names them, because they are in use.
+"""Pins: notes in the repository of what uses an image, which a collection then keeps.
 
     cfsfuse/pins/ID    a JSON object: {"version": 1, "image_id": HEX, "kind": KIND, "reason": TEXT,
                        "mount_point": PATH, "boot_id": UUID, "pid": N, "start_time": N,
                        "device": [MAJOR, MINOR]}
+
+ID begins with 12 hex digits of the image's id and a hyphen.
 
     kind      made by             holds as long as
     -------   -----------------   ----------------------------------------------------------------
@@ -14,7 +16,11 @@
 
 A pin is written while the repository is open, that is under its shared lock, and before the lock is
 given back; it appears whole. What does not apply to a kind is null. Paths are in the spelling of
-`os.fsdecode`.
+`os.fsdecode`. Which pins hold, and what else keeps an image, says `cfsrepo.upkeep.inuse`.
+
+A file that is no pin, torn by a power failure or from a newer program, is read as one of the kind
+`damaged`. It keeps every image whose id begins as its name does, and all where the name tells
+nothing, until somebody removes it.
 """
 
 from __future__ import annotations
@@ -22,18 +28,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from cfsrepo.errors import NotFoundError, RepositoryError
+from cfsrepo.errors import NotFoundError
 from cfsrepo.store.metafiles import PRIVATE_DIRECTORY
 from cfsrepo.store.repository import Repository
-from cfsrepo.system import linux, mounttable
+from cfsrepo.system import linux
 from cfsrepo.system.processes import boot_id, process_start_time
 
 _DIRECTORY: Final = "pins"
 _PATH: Final = f"{PRIVATE_DIRECTORY}/{_DIRECTORY}"
+_NAME: Final = re.compile(r"([0-9a-f]{12})-")
 _VERSION: Final = 1
 _SIZE_MAX: Final = 64 << 10
 
@@ -44,6 +52,8 @@ class PinKind(StrEnum):
     PROCESS = "process"
     MOUNT = "mount"
     PERSON = "person"
+    DAMAGED = "damaged"
+    """Never written: a file that is no pin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,7 @@ class Pin:
     pin_id: str
     """Its file's name."""
     image_id: str
+    """The image's id; of a damaged pin what its name says, the beginning of one or nothing."""
     kind: PinKind
     reason: str = ""
     mount_point: str | None = None
@@ -61,8 +72,16 @@ class Pin:
     start_time: int | None = None
     device: tuple[int, int] | None = None
 
+    def keeps(self, image_id: str) -> bool:
+        """Whether it is a pin of the image."""
+        if self.kind is PinKind.DAMAGED:
+            return image_id.startswith(self.image_id)
+        return image_id == self.image_id
+
     def describe(self) -> str:
         """What holds it, for people."""
+        if self.kind is PinKind.DAMAGED:
+            return f"pin {self.pin_id} cannot be read: {self.reason}"
         if self.kind is PinKind.PERSON:
             return f"pinned: {self.reason}" if self.reason else "pinned"
         by = f" (process {self.pid})" if self.kind is PinKind.PROCESS else ""
@@ -135,7 +154,7 @@ def remove_at(repository: Repository, mount_point: str) -> int:
 
 
 def read(repository: Repository) -> list[Pin]:
-    """All pins, dead ones among them; `RepositoryError` for one that cannot be understood."""
+    """All pins: also those of what is gone, and damaged ones."""
     try:
         directory = os.open(_PATH, os.O_RDONLY | os.O_DIRECTORY, dir_fd=repository.fd)
     except FileNotFoundError:
@@ -147,38 +166,19 @@ def read(repository: Repository) -> list[Pin]:
                 continue  # on its way
             try:
                 with linux.opened(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory) as fd:
-                    data = os.read(fd, _SIZE_MAX)
+                    pins.append(_parse(name, os.read(fd, _SIZE_MAX)))
             except FileNotFoundError:
                 continue  # removed meanwhile
-            pins.append(_parse(name, data, os.path.join(repository.path, _PATH, name)))
+            except OSError as error:
+                pins.append(_damaged(name, error.strerror or str(error)))
     finally:
         os.close(directory)
     return pins
 
 
-def live(repository: Repository, *, drop: bool = False) -> list[Pin]:
-    """The pins that still hold; with `drop` the others are removed."""
-    boot = boot_id()
-    mounted: tuple[set[tuple[int, int]], bool] | None = None
-    found = []
-    for pin in read(repository):
-        if pin.kind is PinKind.PERSON:
-            found.append(pin)
-            continue
-        alive = pin.boot_id == boot
-        if alive and pin.kind is PinKind.PROCESS:
-            assert pin.pid is not None
-            alive = process_start_time(pin.pid) == pin.start_time
-        elif alive:
-            if mounted is None:
-                mounts, complete = mounttable.read_all()
-                mounted = ({mount.device for mount in mounts}, complete)
-            alive = pin.device in mounted[0] or not mounted[1]
-        if alive:
-            found.append(pin)
-        elif drop:
-            remove(repository, pin)
-    return found
+def path_of(pin: Pin) -> str:
+    """Where the pin is, in the repository."""
+    return f"{_PATH}/{pin.pin_id}"
 
 
 def _new_id(image_id: str) -> str:
@@ -186,7 +186,7 @@ def _new_id(image_id: str) -> str:
 
 
 def _write(repository: Repository, pin: Pin) -> Pin:
-    if pin.image_id not in repository.images():
+    if not repository.has_image(pin.image_id):
         raise NotFoundError(f"{pin.image_id}: no such image")
     value = {
         "version": _VERSION,
@@ -216,7 +216,7 @@ def _write(repository: Repository, pin: Pin) -> Pin:
     return pin
 
 
-def _parse(name: str, data: bytes, path: str) -> Pin:
+def _parse(name: str, data: bytes) -> Pin:
     try:
         value = json.loads(data)
         if not isinstance(value, dict) or value.get("version") != _VERSION:
@@ -234,15 +234,18 @@ def _parse(name: str, data: bytes, path: str) -> Pin:
             _number(value, "start_time"),
             None if device is None else (int(device[0]), int(device[1])),
         )
-        if kind is PinKind.PROCESS and pin.pid is None:
-            raise ValueError("no pid")
+        if kind is PinKind.DAMAGED or (kind is PinKind.PROCESS and pin.pid is None):
+            raise ValueError("no pid" if pin.pid is None else "unknown kind")
         return pin
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
-        # To take it for dead could cost a mounted image its files.
-        raise RepositoryError(
-            f"{path}: a pin that cannot be understood: {error}",
-            hint="remove the file if nothing is mounted from this repository",
-        ) from error
+    except KeyError as error:
+        return _damaged(name, f"no {error}")
+    except (ValueError, TypeError, IndexError, RecursionError) as error:
+        return _damaged(name, "empty" if not data else str(error))
+
+
+def _damaged(name: str, reason: str) -> Pin:
+    match = _NAME.match(name)
+    return Pin(name, match[1] if match else "", PinKind.DAMAGED, reason)
 
 
 def _text(value: dict[str, Any], key: str) -> str:

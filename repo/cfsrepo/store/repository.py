@@ -352,17 +352,24 @@ class Repository(Closing):
                 found[name] = digest
         return found
 
+    def has_image(self, image_id: str) -> bool:
+        """Whether `images/` lists the image `image_id` (hex)."""
+        digest = self._link_digest(f"images/{image_id}") if "/" not in image_id else None
+        return digest is not None and digest.hex() == image_id
+
     def open_image(self, image_id: str, *, verify: bool = True) -> mmap.mmap:
         """The image file `image_id` (hex), mapped. Only what `images/` lists is opened.
 
         With `verify` its digest is measured, by the kernel where it protects the file, and a
-        difference is a `RepositoryError`.
+        difference is a `RepositoryError`. As long as it is mapped a collection keeps the image,
+        whether the repository is open or not (`cfsrepo.upkeep.inuse`).
         """
-        digest = self._link_digest(f"images/{image_id}") if "/" not in image_id else None
-        if digest is None or digest.hex() != image_id:
+        if not self.has_image(image_id):
             raise NotFoundError(f"{image_id}: no such image")
+        digest = bytes.fromhex(image_id)
         fd = self.objects.open(digest)
         try:
+            linux.mark_in_use(fd)
             if verify:
                 measured = kernelverity.measure(fd, self.algorithm)
                 if measured is None and self.policy is VerityPolicy.REQUIRE:

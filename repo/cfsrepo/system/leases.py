@@ -33,6 +33,29 @@ def has_read_lease(fd: int) -> bool:
     return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
 
 
+def is_open_elsewhere(fd: int) -> bool | None:
+    """Whether anybody has the file open beside the read-only `fd`; None where there is no telling.
+
+    Any open file description counts, of any process in any namespace, this one included: also one
+    behind a mapping, a loop device or a mounted image. F_SETLEASE with F_WRLCK is granted only
+    where there is none. It is held for a moment: who opens the file meanwhile waits for that.
+
+    A network file system can refuse every such lease as it refuses one for an open file (EAGAIN):
+    before True is believed, ask with a file that nobody else can have open.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno in REFUSED:
+            return None
+        raise
+    drop_lease(fd)
+    return False
+
+
 def drop_lease(fd: int) -> None:
     """End a lease; one that the kernel has ended already is fine."""
     try:

@@ -86,6 +86,9 @@ _VERITY_DIGEST_MAX = 64
 # What a file system, or a kernel, without fs-verity answers to its ioctls.
 VERITY_UNSUPPORTED: Final = frozenset({errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS})
 
+# What a file system without flock(2) answers.
+_NO_LOCKS: Final = frozenset({errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -198,6 +201,30 @@ def lock_exclusive(fd: int, *, wait: bool = True) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def mark_in_use(fd: int) -> None:
+    """Hold a shared flock(2) as long as the file behind `fd` is open, where there are such locks.
+
+    It belongs to the open file description, so a mapping made through `fd` holds it too.
+    """
+    try:
+        lock_shared(fd)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def is_in_use(fd: int) -> bool:
+    """Whether somebody else holds a lock by `mark_in_use`; False also where there are no locks."""
+    try:
+        if not lock_exclusive(fd, wait=False):
+            return True
+        unlock(fd)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return False
 
 
 def unlock(fd: int) -> None:

@@ -79,29 +79,24 @@ class Usage:
 
 def usage(repository: Repository) -> Usage:
     """Measure the repository. Reads streams and image files, and asks for each object's size."""
-    sizes = _object_sizes(repository)
     marker = Marker(repository)
-    marked = marker.mark()
+    # Images first, then what they need, then all objects: a pull may come in between.
+    kept = _kept_images(repository, marker.mark().live)
+    needs: list[tuple[ImageUsage, set[bytes]]] = []
+    count: Counter[bytes] = Counter()
+    for image, labels in kept:
+        found = ImageUsage(image, labels)
+        needed = _needed(repository, marker, image)
+        _measure_files(repository, found)
+        count.update(needed)
+        needs.append((found, needed))
+    sizes = _object_sizes(repository)
+    live = marker.mark().live
     result = Usage(
         objects=len(sizes),
         private=_private_size(repository),
         freed=collect(repository, dry_run=True).disk,
     )
-    needs: list[tuple[ImageUsage, set[bytes]]] = []
-    count: Counter[bytes] = Counter()
-    for image, labels in _kept_images(repository, marked.live):
-        found = ImageUsage(image, labels)
-        digest = bytes.fromhex(image.image_id)
-        if image.manifest_digest is not None:
-            content_id = ocistreams.MANIFEST_PREFIX + image.manifest_digest
-            stream = repository.stream_id(content_id)
-            assert stream is not None
-            needed = marker.reach({content_id: stream}, [digest]).live
-        else:
-            needed = marker.reach({}, [digest]).live
-        _measure_files(repository, found)
-        count.update(needed)
-        needs.append((found, needed))
     for found, needed in needs:
         for digest in needed:
             if count[digest] == 1:
@@ -114,18 +109,30 @@ def usage(repository: Repository) -> Usage:
             result.unique += size
         elif count[digest]:
             result.shared += size
-        elif digest in marked.live:
+        elif digest in live:
             result.other += size
         else:
             result.garbage += size
     return result
 
 
+def _needed(repository: Repository, marker: Marker, image: ImageName) -> set[bytes]:
+    """Digests of all objects that an image needs."""
+    streams: dict[str, bytes] = {}
+    if image.manifest_digest is not None:
+        content_id = ocistreams.MANIFEST_PREFIX + image.manifest_digest
+        stream = repository.stream_id(content_id)
+        assert stream is not None  # the repository's lock keeps it
+        streams[content_id] = stream
+    return marker.reach(streams, [bytes.fromhex(image.image_id)]).live
+
+
 def _kept_images(repository: Repository, live: set[bytes]) -> list[tuple[ImageName, list[str]]]:
     """The images that a collection keeps, each once with all its names."""
     found: dict[tuple[str, str | None], tuple[ImageName, list[str]]] = {}
+    images = names.list_images(repository)
     streams = repository.streams()
-    for image in names.list_images(repository):
+    for image in images:
         if bytes.fromhex(image.image_id) not in live:
             continue
         manifest = image.manifest_digest

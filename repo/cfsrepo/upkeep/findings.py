@@ -27,6 +27,8 @@ class Kind(StrEnum):
     """A stream that has its digest and still is none, or not the one of its name."""
     BAD_IMAGE = "bad image"
     """An image file that has its digest and still is none, or contradicts its objects."""
+    BAD_PIN = "bad pin"
+    """A pin that cannot be read; what its name says is kept until it is removed."""
 
 
 @dataclass(frozen=True, slots=True)

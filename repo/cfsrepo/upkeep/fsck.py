@@ -6,6 +6,7 @@ it: which images and which of their paths, or which streams.
 What is checked:
 
 - `meta.json` and the policy: where fs-verity is required, every object has it;
+- pins can be read;
 - links in `streams/` and `images/` point to objects that exist, names point to links that exist;
 - streams: digest, structure, and that what they refer to exists; manifests and configs also
   against the OCI digest in their name;
@@ -15,7 +16,9 @@ What is checked:
   by the kernel instead of being read (with `deep` it is read as well, so that the kernel checks
   each block). Not with `metadata_only`.
 
-Nothing is changed. The shared lock of the open repository keeps collectors out meanwhile.
+Others may store and repair meanwhile; the shared lock of the open repository keeps collectors out.
+So what refers to something is read before what it refers to, and whatever is suspected is looked at
+again, in a second reading of the repository: only what both find is told. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -30,15 +33,16 @@ from cfsrepo.formats import metajson
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.fsverity import VerityPolicy
 from cfsrepo.formats.splitstream import SplitStream
-from cfsrepo.images import imageinfo, names, neededobjects
+from cfsrepo.images import imageinfo, neededobjects
 from cfsrepo.images.names import ImageName
 from cfsrepo.progress import NoProgress, Progress
-from cfsrepo.store import kernelverity, ocistreams
+from cfsrepo.store import kernelverity, ocistreams, pins
 from cfsrepo.store.objects import object_path
-from cfsrepo.store.repository import Repository
+from cfsrepo.store.pins import PinKind
+from cfsrepo.store.repository import Repository, link_digest
 from cfsrepo.system import linux, pool
-from cfsrepo.upkeep import objectcheck
-from cfsrepo.upkeep.findings import Checked, Kind, Need, Problem
+from cfsrepo.upkeep import affected, objectcheck
+from cfsrepo.upkeep.findings import Checked, Kind, Problem
 
 _OCI_DOCUMENTS: Final = (ocistreams.MANIFEST_PREFIX, ocistreams.CONFIG_PREFIX)
 
@@ -53,12 +57,16 @@ def check(
     workers: int | None = None,
 ) -> Checked:
     """Check the whole repository, or only what `images` need; see the module's description."""
+    wanted = None if images is None else list(images)
     checker = _Checker(repository, deep, progress or NoProgress(), workers)
-    if images is None:
-        checker.check_all(metadata_only)
-    else:
-        checker.check_images(list(images), metadata_only)
-    checker.attribute()
+    checker.check(wanted, metadata_only)
+    if checker.result.problems:
+        again = _Checker(repository, deep, NoProgress(), workers)
+        again.check(wanted, True)
+        if not metadata_only:
+            again.check_objects(checker.bad.keys() - again.bad.keys())
+        checker.confirm(again)
+    affected.tell(repository, checker.bad)
     return checker.result
 
 
@@ -77,12 +85,28 @@ class _Checker:
 
     # --- what to check ---------------------------------------------------------------------------
 
+    def check(self, images: list[ImageName] | None, metadata_only: bool) -> None:
+        if images is None:
+            self.check_all(metadata_only)
+        else:
+            self.check_images(images, metadata_only)
+
+    def confirm(self, again: _Checker) -> None:
+        """Keep only those problems that another reading has found too, as it found them."""
+        seen = {problem.path for problem in self.result.problems}
+        self.result.problems = [p for p in again.result.problems if p.path in seen]
+        self.bad = {p.digest: p for p in self.result.problems if p.digest is not None}
+
     def check_all(self, metadata_only: bool) -> None:
         self.check_meta()
+        self.check_pins()
+        # What refers first, then what is referred to: a pull may come in between.
+        names = self.read_names()
+        links = {category: self.read_links(category) for category in ("streams", "images")}
         self.list_objects()
-        streams = self.check_links("streams")
-        images = self.check_links("images")
-        self.check_names(streams, images)
+        self.check_names(names, links)
+        streams = self.existing(links["streams"], streams=True)
+        images = self.existing(links["images"], streams=False)
         self.check_streams(streams.items())
         self.check_image_files(images.items())
         if not metadata_only:
@@ -166,37 +190,60 @@ class _Checker:
                 else:
                     self.problem(Kind.STRAY, f"objects/{prefix}/{name}", "not an object's name")
 
-    def check_links(self, category: str) -> dict[str, bytes]:
-        """The good links of streams/ or images/."""
+    def check_pins(self) -> None:
+        for pin in pins.read(self.repository):
+            if pin.kind is PinKind.DAMAGED:
+                self.problem(
+                    Kind.BAD_PIN,
+                    pins.path_of(pin),
+                    f"{pin.reason}; 'cfs unpin {pin.pin_id}' removes it, if what it was for "
+                    "is not mounted any more",
+                )
+
+    def read_names(self) -> dict[str, dict[str, str]]:
+        """The references of each category: name -> what it stands for."""
         repository = self.repository
-        good = repository.streams() if category == "streams" else repository.images()
+        return {"streams": repository.stream_refs(), "images": repository.image_refs()}
+
+    def read_links(self, category: str) -> dict[str, bytes]:
+        """The links of streams/ or images/ that can be those of objects; tells of the others."""
+        found: dict[str, bytes] = {}
         try:
-            entries = list(os.scandir(f"{repository.path}/{category}"))
+            entries = list(os.scandir(f"{self.repository.path}/{category}"))
         except FileNotFoundError:
             return {}
         for entry in entries:
             path = f"{category}/{entry.name}"
             if entry.is_symlink():
-                if entry.name not in good:
-                    self.problem(Kind.BAD_LINK, path, f"points to {os.readlink(entry.path)}")
+                try:
+                    target = os.readlink(entry.path)
+                except FileNotFoundError:
+                    continue  # on its way to another name
+                digest = link_digest(target, self.store.algorithm)
+                if digest is None or (category == "images" and digest.hex() != entry.name):
+                    self.problem(Kind.BAD_LINK, path, f"points to {target}")
+                else:
+                    found[entry.name] = digest
             elif entry.name != "refs" or not entry.is_dir():
                 self.problem(Kind.STRAY, path, "not a link")
-        for name, digest in list(good.items()):
-            if not self.exists(digest):
-                what = name if category == "streams" else None
-                self.bad_object(digest, Kind.MISSING, stream=what)
-                del good[name]
-        return good
+        return found
 
-    def check_names(self, streams: dict[str, bytes], images: dict[str, bytes]) -> None:
+    def existing(self, links: dict[str, bytes], *, streams: bool) -> dict[str, bytes]:
+        """Those of the links whose objects exist; tells of the others."""
+        for name, digest in links.items():
+            if not self.exists(digest):
+                self.bad_object(digest, Kind.MISSING, stream=name if streams else None)
+        return {name: digest for name, digest in links.items() if self.exists(digest)}
+
+    def check_names(
+        self, names: dict[str, dict[str, str]], links: dict[str, dict[str, bytes]]
+    ) -> None:
         repository = self.repository
-        for category, refs, targets in (
-            ("streams", repository.stream_refs(), streams),
-            ("images", repository.image_refs(), images),
-        ):
+        for category, refs in names.items():
             self.result.names += len(refs)
             for name, target in sorted(refs.items()):
-                if target not in targets and not _is_link(repository, f"{category}/{target}"):
+                known = target in links[category] or _is_link(repository, f"{category}/{target}")
+                if not known:
                     self.problem(Kind.BAD_NAME, f"{category}/refs/{name}", f"there is no {target}")
             for directory, _, files in os.walk(f"{repository.path}/{category}/refs"):
                 for file in files:
@@ -339,85 +386,6 @@ class _Checker:
             self.progress.advance(task, len(group))
         self.progress.finish(task)
 
-    # --- who needs what is bad -------------------------------------------------------------------
-
-    def attribute(self) -> None:
-        """Tell for each bad object which streams and images need it, and for which paths."""
-        if not self.bad:
-            return
-        for content_id, digest in self.repository.streams().items():
-            self.needed_by_stream(content_id, digest)
-        bad = set(self.bad)
-        tags: dict[str, list[str]] = {}
-        for tag, content_id in self.repository.tags().items():
-            tags.setdefault(content_id, []).append(tag)
-        # By what the OCI documents say, which may be damaged themselves ...
-        for content_id, digest in self.repository.streams().items():
-            if content_id.startswith(ocistreams.MANIFEST_PREFIX):
-                members, image_id = self.members(digest, content_id)
-                fallback = [content_id.removeprefix(ocistreams.MANIFEST_PREFIX)]
-                for name in tags.get(content_id, fallback):
-                    for ref in bad & members:
-                        self.need(ref, Need(name, image_id, ()))
-        # ... and by what the images say.
-        seen: dict[str, dict[bytes, list[bytes]]] = {}
-        for image in names.list_images(self.repository):
-            if image.image_id not in seen:
-                seen[image.image_id] = _paths(self.repository, image.image_id, bad)
-            for ref, paths in seen[image.image_id].items():
-                self.need(ref, Need(image.name, image.image_id, tuple(paths)))
-            if (ref := bytes.fromhex(image.image_id)) in bad:
-                self.need(ref, Need(image.name, image.image_id, ()))
-
-    def need(self, digest: bytes, need: Need) -> None:
-        needs = self.bad[digest].needs
-        for number, other in enumerate(needs):
-            if other.name == need.name and not other.paths:
-                needs[number] = need
-                return
-            if other.name == need.name and not need.paths:
-                return
-        needs.append(need)
-
-    def needed_by_stream(self, content_id: str, digest: bytes) -> None:
-        if digest in self.bad:
-            refs = {digest}
-        else:
-            try:
-                stream = self.repository.read_stream(digest, content_id)
-            except (CfsError, OSError):
-                return  # a problem of its own
-            refs = self.bad.keys() & {*stream.object_refs, *stream.named_refs.values()}
-        for ref in refs:
-            self.bad_object(ref, Kind.DAMAGED, stream=content_id)
-
-    def members(self, digest: bytes, content_id: str) -> tuple[set[bytes], str | None]:
-        """Digests of what makes up an OCI image, but for files; and its image id."""
-        found = {digest}
-        image_id = None
-        try:
-            manifest = self.repository.read_stream(digest, content_id)
-            found |= {*manifest.object_refs, *manifest.named_refs.values()}
-            config_ref = ocistreams.manifest_config(manifest)
-            if config_ref is not None:
-                config = self.repository.read_stream(config_ref[1], config_ref[0])
-                found |= {*config.object_refs, *config.named_refs.values()}
-                image = ocistreams.config_image(config)
-                image_id = None if image is None else image.hex()
-        except (CfsError, OSError):
-            return found, image_id  # what is damaged is among what was found
-        return found, image_id
-
 
 def _is_link(repository: Repository, path: str) -> bool:
     return os.path.islink(f"{repository.path}/{path}")
-
-
-def _paths(repository: Repository, image_id: str, wanted: set[bytes]) -> dict[bytes, list[bytes]]:
-    """Paths in an image by object; none for an image that cannot be read."""
-    try:
-        with repository.open_image(image_id, verify=False) as data:
-            image = ErofsImage(data, image_id)
-            return neededobjects.paths_of(image, wanted, repository.algorithm)
-    except (CfsError, OSError):
-        return {}

@@ -20,6 +20,12 @@ def run(args: Arguments) -> int:
         return 0
     for path in result.strays:
         print(f"cfs: {path}: not an object, left alone", file=sys.stderr)
+    for pin_id in result.damaged_pins:
+        print(
+            f"cfs: pin {pin_id} cannot be read: what it may be for is kept "
+            f"('cfs unpin {pin_id}' removes it, if that is not mounted any more)",
+            file=sys.stderr,
+        )
     if args.verbose:
         for image_id, reasons in sorted(result.kept.items()):
             print(f"kept {image_id[:12]}: {', '.join(reasons)}")
@@ -41,6 +47,7 @@ def _record(result: Collected, dry_run: bool) -> dict[str, object]:
         "images": result.images,
         "leftovers": result.leftovers,
         "dead_pins": result.pins,
+        "damaged_pins": result.damaged_pins,
         "strays": result.strays,
         "kept": result.kept,
     }

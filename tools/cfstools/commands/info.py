@@ -7,11 +7,11 @@ import os
 
 from cfsrepo.formats import metajson
 from cfsrepo.formats.fsverity import VerityPolicy
-from cfsrepo.store import kernelverity, pins
+from cfsrepo.store import kernelverity
 from cfsrepo.store.kernelverity import unsupported
 from cfsrepo.store.repository import Repository
 from cfsrepo.system import linux, mounttable
-from cfsrepo.upkeep import veritymigration
+from cfsrepo.upkeep import inuse, veritymigration
 from cfstools.context import open_repository
 from cfstools.options import Arguments
 
@@ -51,7 +51,7 @@ def _record(repository: Repository) -> dict[str, object]:
         "objects": sum(
             len(_listdir(repository, prefix)) for prefix in repository.objects.prefixes()
         ),
-        "pins": len(pins.live(repository)),
+        "pins": len(inuse.find(repository).live_pins),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cfsrepo.images import names
 from cfsrepo.store import pins
+from cfsrepo.upkeep import inuse
 from cfstools.context import open_repository
 from cfstools.options import Arguments
 
@@ -14,6 +15,7 @@ def run(args: Arguments) -> int:
             image = names.resolve(repository, args.image)
             print(pins.pin_person(repository, image.image_id, args.reason).pin_id)
             return 0
-        for pin in pins.live(repository):
-            print(f"{pin.pin_id}  {pin.image_id[:12]}  {pin.describe()}")
+        for pin in inuse.find(repository).live_pins:
+            image_id = pin.image_id[:12] or "-"
+            print(f"{pin.pin_id}  {image_id:<12}  {pin.describe()}")
     return 0

@@ -13,11 +13,15 @@ from cfstools.options import Arguments
 def run(args: Arguments) -> int:
     with open_repository(args) as repository:
         # The pins of mounts go with their mounts; taking one off would endanger its files.
-        people = [pin for pin in pins.read(repository) if pin.kind is PinKind.PERSON]
+        # Of a damaged one only a person can tell.
+        kinds = (PinKind.PERSON, PinKind.DAMAGED)
+        people = [pin for pin in pins.read(repository) if pin.kind in kinds]
         found = [pin for pin in people if pin.pin_id == args.pin]
         if not found:
             image_id = names.resolve(repository, args.pin).image_id
-            found = [pin for pin in people if pin.image_id == image_id]
+            found = [
+                pin for pin in people if pin.kind is PinKind.PERSON and pin.image_id == image_id
+            ]
         if not found:
             raise NotFoundError(f"{args.pin}: has no pin of a person", hint="'cfs pin' lists pins")
         for pin in found:
