@@ -123,7 +123,8 @@ def test_images(cfs: Cfs, filled: str) -> None:
     header, one, two = cfs("images").splitlines()
     assert header.split() == ["NAME", "IMAGE", "ID", "PLATFORM", "CREATED", "LAYERS", "PACKED"]
     assert one.split()[0] == "one:1"
-    assert one.split()[2:5] == ["linux/amd64", "2026-01-02", "1"]
+    assert one.split()[2:4] == ["linux/amd64", "2026-01-02"]
+    assert "ago)" in one
     assert two.split()[3] == "-"
     listed = json.loads(cfs("images", "--json"))
     assert [image["name"] for image in listed] == ["one:1", "two:1"]
@@ -265,10 +266,8 @@ def test_diff(cfs: Cfs, filled: str, tmp_path: Path) -> None:
     said = cfs("diff", "one:1", "two:1", code=1)
     assert said == "A /c\nD /d/\nD /d/a\n"
     assert cfs("diff", "-q", "one:1", "two:1", code=1) == ""
-    lines = [
-        json.loads(line) for line in cfs("diff", "--json", "two:1", "one:1", code=1).splitlines()
-    ]
-    assert [(line["change"], line["path"]) for line in lines] == [
+    found = json.loads(cfs("diff", "--json", "two:1", "one:1", code=1))
+    assert [(row["change"], row["path"]) for row in found] == [
         ("removed", "/c"),
         ("added", "/d"),
         ("added", "/d/a"),

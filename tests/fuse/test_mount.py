@@ -83,8 +83,8 @@ class Mounted:
         return json.loads(done.stdout)
 
     def mounts(self) -> list[dict[str, Any]]:
-        lines = self.cfs("mounts", "--json").stdout.splitlines()
-        return [row for row in map(json.loads, lines) if row["mount_point"] == self.point]
+        rows = json.loads(self.cfs("mounts", "--json").stdout)
+        return [row for row in rows if row["mount_point"] == self.point]
 
     def log(self) -> str:
         path = os.path.join(self.user.home, ".local/state/cfsfuse/cfsfuse.log")

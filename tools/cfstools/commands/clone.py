@@ -11,6 +11,7 @@ from cfsrepo.store.objectcopy import Ways
 from cfsrepo.store.repository import Repository
 from cfsrepo.upkeep.clone import clone
 from cfstools.options import Arguments
+from cfstools.render.jsontext import print_json
 from cfstools.render.progress import progress_for
 
 _SHARING = {
@@ -34,6 +35,9 @@ def run(args: Arguments) -> int:
                 ways=Ways(*_SHARING[args.share]),
                 progress=progress_for(args),
             )
+    if args.json:
+        print_json({"images": result.images, "objects": result.objects, "ways": result.ways})
+        return 0
     ways = ", ".join(f"{count} {way}" for way, count in sorted(result.ways.items()))
     print(f"{result.images} images, {result.objects} objects" + (f": {ways}" if ways else ""))
     return 0

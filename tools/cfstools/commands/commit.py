@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from cfsrepo.errors import UsageError
@@ -12,6 +11,7 @@ from cfsrepo.progress import Progress
 from cfsrepo.worktree.commit import CommittedImage, commit
 from cfstools.context import open_repository
 from cfstools.options import Arguments
+from cfstools.render.jsontext import print_json
 from cfstools.render.progress import progress_for
 
 _REPLACE: Final = "do not edit them in place, replace or remove them"
@@ -38,13 +38,13 @@ def run(args: Arguments) -> int:
         )
     if args.json:
         result = {
-            "image": made.image_id,
             "name": args.name,
+            "image_id": made.image_id,
             "files_without_record": made.files_without_record,
             "files_chmodded": made.files_chmodded,
             "files_adopted": made.files_adopted,
         }
-        print(json.dumps(result, indent=2))
+        print_json(result)
     else:
         print(f"{made.image_id} {args.name}" if args.name else made.image_id)
     return 0

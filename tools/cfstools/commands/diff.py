@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
 
@@ -15,6 +14,7 @@ from cfsrepo.images.diff import Change, Difference, DirectoryTree, Entry, ImageT
 from cfsrepo.store.repository import Repository
 from cfstools.context import open_repository
 from cfstools.options import Arguments
+from cfstools.render.jsontext import listing
 
 _SIGN = {Change.ADDED: "A", Change.REMOVED: "D", Change.CHANGED: "M"}
 
@@ -32,14 +32,13 @@ def run(args: Arguments) -> int:
                 repository = stack.enter_context(open_repository(args))
             trees.append(_image_tree(repository, name, stack))
         algorithm = Algorithm.SHA256 if repository is None else repository.algorithm
-        for difference in compare(trees[0], trees[1], os.fsencode(args.path), algorithm):
+        differences = compare(trees[0], trees[1], os.fsencode(args.path), algorithm)
+        if args.quiet:
+            return EXIT_OK if next(iter(differences), None) is None else EXIT_FOUND
+        show = stack.enter_context(listing(args.json, _record, _line))
+        for difference in differences:
             different = True
-            if args.quiet:
-                break
-            if args.json:
-                print(json.dumps(_record(difference)))
-            else:
-                print(_line(difference))
+            show(difference)
     return EXIT_FOUND if different else EXIT_OK
 
 
@@ -103,12 +102,14 @@ def _record(difference: Difference) -> dict[str, object]:
 def _entry(entry: Entry | None) -> dict[str, object] | None:
     if entry is None:
         return None
-    return {
-        "mode": f"{entry.mode:o}",
+    record: dict[str, object] = {
+        "mode": f"{entry.mode:06o}",
         "uid": entry.uid,
         "gid": entry.gid,
         "size": entry.size,
-        "rdev": entry.rdev,
         "mtime": f"{entry.mtime[0]}.{entry.mtime[1]:09}",
         "xattrs": {os.fsdecode(name): value.hex() for name, value in entry.xattrs.items()},
     }
+    if stat.S_ISCHR(entry.mode) or stat.S_ISBLK(entry.mode):
+        record["device"] = [os.major(entry.rdev), os.minor(entry.rdev)]
+    return record

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 from cfsrepo.images import names
 from cfsrepo.upkeep.du import ImageUsage, Usage, usage
 from cfstools.context import open_repository
 from cfstools.options import Arguments
 from cfstools.render.amounts import amount
+from cfstools.render.jsontext import print_json
 from cfstools.render.tables import print_table
 
 
@@ -18,7 +17,7 @@ def run(args: Arguments) -> int:
         result = usage(repository)
     images = [found for found in result.images if not wanted or found.image.image_id in wanted]
     if args.json:
-        print(json.dumps(_record(result, images), indent=2))
+        print_json(_record(result, images))
         return 0
     print_table(
         ("NAME", "IMAGE ID", "FILES", "APPARENT", "DISK", "UNIQUE", "SHARED"),

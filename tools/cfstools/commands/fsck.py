@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from cfsrepo.errors import EXIT_FOUND, EXIT_OK, UsageError, printable
@@ -13,6 +12,7 @@ from cfsrepo.upkeep.repair import Repaired, repair
 from cfstools.context import open_repository
 from cfstools.options import Arguments
 from cfstools.render.amounts import amount
+from cfstools.render.jsontext import print_json
 from cfstools.render.progress import progress_for
 
 _PATHS_SHOWN = 5
@@ -38,7 +38,7 @@ def run(args: Arguments) -> int:
         record = _record(checked)
         if repaired is not None:
             record["repair"] = _repair_record(repaired)
-        print(json.dumps(record, indent=2))
+        print_json(record)
     else:
         _print(checked, args.verbose)
         if repaired is not None:

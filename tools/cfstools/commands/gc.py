@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from cfsrepo.upkeep.gc import Collected, collect
 from cfstools.context import open_repository
 from cfstools.options import Arguments
 from cfstools.render.amounts import amount
+from cfstools.render.jsontext import print_json
 from cfstools.render.progress import progress_for
 
 
@@ -16,7 +16,7 @@ def run(args: Arguments) -> int:
     with open_repository(args) as repository:
         result = collect(repository, dry_run=args.dry_run, progress=progress_for(args))
     if args.json:
-        print(json.dumps(_record(result, args.dry_run), indent=2))
+        print_json(_record(result, args.dry_run))
         return 0
     for path in result.strays:
         print(f"cfs: {path}: not an object, left alone", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from cfsrepo.errors import CfsError
@@ -11,7 +10,9 @@ from cfsrepo.images.imageinfo import ImageInfo, image_info
 from cfsrepo.images.names import DamagedName, ImageName
 from cfstools.context import open_repository
 from cfstools.options import Arguments
+from cfstools.render.ages import dated
 from cfstools.render.amounts import amount
+from cfstools.render.jsontext import print_json
 from cfstools.render.tables import print_table
 
 _SHORT = 12  # hex digits of an id, of which any unique prefix will do
@@ -31,7 +32,7 @@ def run(args: Arguments) -> int:
         print(f"cfs: {found.name}: {found.error}", file=sys.stderr)
     if args.json:
         records = [_record(image, info) for image, info in infos]
-        print(json.dumps([*records, *map(_damaged_record, damaged)], indent=2))
+        print_json([*records, *map(_damaged_record, damaged)])
     elif args.quiet:
         for image_id in dict.fromkeys(image.image_id for image in images):
             print(image_id)
@@ -52,7 +53,7 @@ def _row(image: ImageName, info: ImageInfo | None) -> tuple[str, ...]:
         name,
         image.image_id[:_SHORT],
         info.platform or "-",
-        info.created[:10] or "-",
+        dated(info.created),
         str(len(info.layers)),
         amount(info.packed_size),
     )

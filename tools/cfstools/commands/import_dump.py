@@ -13,6 +13,7 @@ from cfsrepo.store.objects import object_path
 from cfsrepo.store.repository import Repository
 from cfstools.context import open_repository
 from cfstools.options import Arguments
+from cfstools.render.jsontext import print_json
 from cfstools.render.progress import progress_for
 
 
@@ -34,7 +35,10 @@ def run(args: Arguments) -> int:
             root, maker=Maker(args.maker), min_version=version, max_version=max(version, 1)
         )
         image_id = repository.add_image(image, args.name)
-    print(image_id)
+    if args.json:
+        print_json({"name": args.name, "image_id": image_id})
+    else:
+        print(image_id)
     return 0
 
 

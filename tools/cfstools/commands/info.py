@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from cfsrepo.formats import metajson
@@ -14,18 +13,24 @@ from cfsrepo.system import linux, mounttable
 from cfsrepo.upkeep import inuse, veritymigration
 from cfstools.context import open_repository
 from cfstools.options import Arguments
+from cfstools.render.jsontext import print_json
 
 
 def run(args: Arguments) -> int:
     with open_repository(args, check_policy=False) as repository:
         record = _record(repository)
     if args.json:
-        print(json.dumps(record, indent=2))
+        print_json(record)
         return 0
     for key, value in record.items():
-        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        print(f"{key.replace('_', ' ').capitalize() + ':':<18}{text or '-'}")
+        print(f"{key.replace('_', ' ').capitalize() + ':':<18}{_shown(value)}")
     return 0
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return (", ".join(map(str, value)) if isinstance(value, list) else str(value)) or "-"
 
 
 def _record(repository: Repository) -> dict[str, object]:
@@ -44,7 +49,7 @@ def _record(repository: Repository) -> dict[str, object]:
         ],
         "verity_policy": str(repository.policy),
         "verity_in_force": _verity(repository),
-        "writable": "yes" if repository.writable else "no",
+        "writable": repository.writable,
         "images": len(repository.images()),
         "tags": len(repository.tags()),
         "streams": len(repository.streams()),

@@ -6,6 +6,7 @@ from cfsrepo.formats.fsverity import Algorithm, VerityPolicy
 from cfsrepo.store.repository import Repository
 from cfstools.context import repository_path
 from cfstools.options import Arguments
+from cfstools.render.jsontext import print_json
 
 
 def run(args: Arguments) -> int:
@@ -13,5 +14,9 @@ def run(args: Arguments) -> int:
     with Repository.init(
         path, algorithm=Algorithm(args.algorithm), verity=VerityPolicy(args.verity)
     ) as repository:
-        print(repository.path)
+        path = repository.path
+    if args.json:
+        print_json({"repository": path})
+    else:
+        print(path)
     return 0

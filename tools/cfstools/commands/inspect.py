@@ -10,7 +10,9 @@ from cfsrepo.images import names
 from cfsrepo.images.imageinfo import ImageInfo, image_info
 from cfstools.context import open_repository
 from cfstools.options import Arguments
+from cfstools.render.ages import age_of
 from cfstools.render.amounts import amount
+from cfstools.render.jsontext import print_json
 
 
 def run(args: Arguments) -> int:
@@ -33,7 +35,7 @@ def run(args: Arguments) -> int:
         sys.stdout.buffer.write(document)
         return 0
     if args.json:
-        print(json.dumps(_record(info, tags), indent=2))
+        print_json(_record(info, tags))
         return 0
     for key, value in (
         ("Names", ", ".join(tags) or "-"),
@@ -41,7 +43,7 @@ def run(args: Arguments) -> int:
         ("Manifest", info.image.manifest_digest or "-"),
         ("Config", info.image.config_digest or "-"),
         ("Platform", info.platform or "-"),
-        ("Created", info.created or "-"),
+        ("Created", f"{info.created} ({ago})" if (ago := age_of(info.created)) else "-"),
         ("Image file", amount(info.image_size)),
         ("Packed", f"{amount(info.packed_size)} in {len(info.layers)} layers"),
     ):

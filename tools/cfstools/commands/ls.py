@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
-import sys
 import time
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from cfsrepo.errors import printable
 from cfsrepo.formats.erofs.imagewalk import ImageWalk
-from cfsrepo.formats.erofs.reader import InodeInfo
+from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.images.verified import ObjectDirectory
 from cfsrepo.images.view import ImageView
 from cfstools import imagelookup
 from cfstools.options import Arguments
+from cfstools.render.jsontext import listing
+
+File = tuple[bytes, int]  # as it is shown, and its nid
 
 
 def run(args: Arguments) -> int:
@@ -24,36 +27,38 @@ def run(args: Arguments) -> int:
         view = ImageView(image, ObjectDirectory(source.object_dir, merkle=source.merkle_dir))
         path = os.fsencode(args.path)
         nid = view.resolve(path)
-        if args.directory or not stat.S_ISDIR(view.attributes(nid).mode):
-            _show(view, path, nid, args)
-            return 0
-        base = path.rstrip(b"/") if args.recursive else b""
-        walk = ImageWalk(image, mounted=True)
-        pending = [(base, image.inode(nid))]
-        while pending:
-            parent, directory = pending.pop()
-            below = []
-            for name, inode in walk.children(directory):
-                shown = parent + b"/" + name if args.recursive else name
-                _show(view, shown, inode.nid, args)
-                if args.recursive and stat.S_ISDIR(inode.mode):
-                    below.append((shown, inode))
-            pending.extend(reversed(below))
+        itself = args.directory or not stat.S_ISDIR(view.attributes(nid).mode)
+        files = iter([(path, nid)]) if itself else _below(image, nid, path, args.recursive)
+        line = _long if args.long else _short
+        with listing(args.json, partial(_record, view), partial(line, view)) as show:
+            for file in files:
+                show(file)
     return 0
 
 
-def _show(view: ImageView, name: bytes, nid: int, args: Arguments) -> None:
+def _below(image: ErofsImage, nid: int, path: bytes, recursive: bool) -> Iterator[File]:
+    """The files in a directory, or all below it with their paths."""
+    base = path.rstrip(b"/")
+    walk = ImageWalk(image, mounted=True)
+    pending = [(base, image.inode(nid))]
+    while pending:
+        parent, directory = pending.pop()
+        below = []
+        for name, inode in walk.children(directory):
+            shown = parent + b"/" + name if recursive else name
+            yield shown, inode.nid
+            if recursive and stat.S_ISDIR(inode.mode):
+                below.append((shown, inode))
+        pending.extend(reversed(below))
+
+
+def _short(view: ImageView, file: File) -> str:
+    return printable(file[0])
+
+
+def _long(view: ImageView, file: File) -> str:
+    name, nid = file
     inode = view.attributes(nid)
-    if args.json:
-        line = json.dumps(_record(view, name, nid, inode))
-    elif args.long:
-        line = _long(view, name, nid, inode)
-    else:
-        line = printable(name)
-    sys.stdout.write(line + "\n")
-
-
-def _long(view: ImageView, name: bytes, nid: int, inode: InodeInfo) -> str:
     kind = stat.S_IFMT(inode.mode)
     size = str(inode.size)
     if kind in (stat.S_IFCHR, stat.S_IFBLK):
@@ -73,8 +78,9 @@ def _time(seconds: int) -> str:
         return f"@{seconds}"
 
 
-def _record(view: ImageView, name: bytes, nid: int, inode: InodeInfo) -> dict[str, Any]:
-    """Names and targets as JSON strings; bytes that are not UTF-8 become lone surrogates."""
+def _record(view: ImageView, file: File) -> dict[str, Any]:
+    name, nid = file
+    inode = view.attributes(nid)
     record: dict[str, Any] = {
         "name": os.fsdecode(name),
         "mode": f"{inode.mode:06o}",
@@ -82,7 +88,7 @@ def _record(view: ImageView, name: bytes, nid: int, inode: InodeInfo) -> dict[st
         "uid": inode.uid,
         "gid": inode.gid,
         "size": inode.size,
-        "mtime": [inode.mtime_sec, inode.mtime_nsec],
+        "mtime": f"{inode.mtime_sec}.{inode.mtime_nsec:09}",
         "inode": nid,
     }
     kind = stat.S_IFMT(inode.mode)

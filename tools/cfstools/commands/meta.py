@@ -16,6 +16,7 @@ from cfsrepo.formats.metarecord import Meta
 from cfsrepo.worktree import recordedit
 from cfsrepo.worktree.recordedit import Changes
 from cfstools.options import Arguments
+from cfstools.render.jsontext import listing
 
 _TYPES = {
     "file": stat.S_IFREG,
@@ -55,16 +56,39 @@ def run(args: Arguments) -> int:
 
 def _show(args: Arguments) -> int:
     code = 0
-    for path in _files(args.files, args.recursive):
-        try:
-            record = recordedit.read_record(path)
-        except CfsError as error:
-            print(f"cfs: {error}", file=sys.stderr)
-            code = EXIT_FOUND
-            continue
-        what = "-" if record is None else _line(record)
-        print(f"{what} {escape(os.fsencode(path)).decode()}")
+    with listing(args.json, _shown_record, _shown_line) as show:
+        for path in _files(args.files, args.recursive):
+            try:
+                record = recordedit.read_record(path)
+            except CfsError as error:
+                print(f"cfs: {error}", file=sys.stderr)
+                code = EXIT_FOUND
+                continue
+            show((path, record))
     return code
+
+
+def _shown_line(shown: tuple[str, Meta | None]) -> str:
+    path, record = shown
+    return f"{'-' if record is None else _line(record)} {escape(os.fsencode(path)).decode()}"
+
+
+def _shown_record(shown: tuple[str, Meta | None]) -> dict[str, object]:
+    path, record = shown
+    return {"path": path, "record": None if record is None else _fields(record)}
+
+
+def _fields(record: Meta) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "mode": f"{record.mode:06o}",
+        "uid": record.uid,
+        "gid": record.gid,
+        "mtime": f"{record.mtime_sec}.{record.mtime_nsec:09}",
+        "xattrs": {os.fsdecode(key): value.hex() for key, value in sorted(record.xattrs.items())},
+    }
+    if stat.S_ISCHR(record.mode) or stat.S_ISBLK(record.mode):
+        fields["device"] = [os.major(record.rdev), os.minor(record.rdev)]
+    return fields
 
 
 def _files(paths: list[str], recursive: bool) -> list[str]:
@@ -96,10 +120,19 @@ def _line(record: Meta) -> str:
 
 def _check(args: Arguments) -> int:
     code = 0
-    for path, what in recordedit.check_records(args.directory):
-        print(f"{printable(path)}: {what}")
-        code = EXIT_FOUND
+    with listing(args.json, _problem_record, _problem_line) as show:
+        for problem in recordedit.check_records(args.directory):
+            show(problem)
+            code = EXIT_FOUND
     return code
+
+
+def _problem_record(problem: tuple[bytes, str]) -> dict[str, object]:
+    return {"path": os.fsdecode(problem[0]), "problem": problem[1]}
+
+
+def _problem_line(problem: tuple[bytes, str]) -> str:
+    return f"{printable(problem[0])}: {problem[1]}"
 
 
 # -- values of options ----------------------------------------------------------------------------

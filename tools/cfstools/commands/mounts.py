@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from typing import Any
 
 from cfsfuse import mounts, records
-from cfsrepo.errors import printable
 from cfsrepo.system.mounttable import Mount
 from cfstools.options import Arguments
+from cfstools.render.amounts import amount
+from cfstools.render.jsontext import print_json
+from cfstools.render.tables import print_table
 
 
 def run(args: Arguments) -> int:
@@ -19,16 +19,13 @@ def run(args: Arguments) -> int:
     for mount in mounts.our_mounts():
         rows.append(_describe(mount, servers.get(os.fsdecode(mount.mount_point))))
     if args.json:
-        for row in rows:
-            sys.stdout.write(json.dumps(row) + "\n")
+        print_json(rows)
     elif rows:
-        lines: list[tuple[str, ...]] = []
-        lines += [("IMAGE", "MODE", "STATE", "PID", "REQUESTS", "HITS", "VERIFIED", "DIRECTORY")]
-        lines += [_columns(row) for row in rows]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        for line in lines:
-            shown = "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True))
-            sys.stdout.write(shown.rstrip() + "\n")
+        print_table(
+            ("IMAGE", "MODE", "STATE", "PID", "REQUESTS", "HITS", "VERIFIED", "DIRECTORY"),
+            [_columns(row) for row in rows],
+            right="   >>>>",
+        )
     return 0
 
 
@@ -57,12 +54,12 @@ def _describe(mount: Mount, server: records.Record | None) -> dict[str, Any]:
 def _columns(row: dict[str, Any]) -> tuple[str, ...]:
     verified = row.get("verified_bytes")
     return (
-        printable(row["image"]),
+        row["image"],
         row["mode"],
         row["state"],
         str(row.get("pid", "-")),
         str(row.get("requests", "-")),
         str(row.get("cache_hits", "-")),
-        "-" if verified is None else f"{verified / 1e6:.1f} MB",
-        printable(row["mount_point"]),
+        "-" if verified is None else amount(verified),
+        row["mount_point"],
     )

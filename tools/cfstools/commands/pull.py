@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 from cfsrepo.oci.importer import pull
 from cfsrepo.oci.merge import XattrMode
 from cfstools.context import open_repository
 from cfstools.layerlimits import limits_from
 from cfstools.options import Arguments
+from cfstools.render.jsontext import print_json
 from cfstools.render.progress import progress_for
 
 
@@ -25,14 +24,14 @@ def run(args: Arguments) -> int:
         )
     if args.json:
         result = {
-            "image": pulled.image_id,
-            "manifest": pulled.manifest_digest,
-            "config": pulled.config_digest,
             "name": pulled.name,
+            "image_id": pulled.image_id,
+            "manifest_digest": pulled.manifest_digest,
+            "config_digest": pulled.config_digest,
             "layers": pulled.layers,
             "new_layers": pulled.new_layers,
         }
-        print(json.dumps(result, indent=2))
+        print_json(result)
     else:
         print(f"{pulled.image_id} {pulled.name}")
     return 0

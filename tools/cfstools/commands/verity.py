@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from cfsrepo.errors import EXIT_FOUND, EXIT_OK
 from cfsrepo.formats.fsverity import VerityPolicy
 from cfsrepo.store.kernelverity import unsupported
@@ -11,6 +9,7 @@ from cfsrepo.upkeep import veritymigration
 from cfsrepo.upkeep.veritymigration import Protection
 from cfstools.context import open_repository
 from cfstools.options import Arguments
+from cfstools.render.jsontext import print_json
 from cfstools.render.progress import progress_for
 
 
@@ -22,7 +21,7 @@ def run(args: Arguments) -> int:
             found = veritymigration.status(repository)
         hint = None if found.supported else unsupported(repository.path).hint
     if args.json:
-        print(json.dumps(_record(found), indent=2))
+        print_json(_record(found))
     else:
         print(f"policy:      {found.policy}")
         print(f"supported:   {'yes' if found.supported else f'no ({hint})'}")

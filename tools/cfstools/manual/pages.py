@@ -6,7 +6,15 @@ from collections.abc import Iterable, Iterator
 
 from cfsrepo.errors import EXIT_CODES
 from cfstools.manual import roff
-from cfstools.options import Argument, Command, Option, catalogue, helptext, mount_options
+from cfstools.options import (
+    Argument,
+    Command,
+    Option,
+    catalogue,
+    helptext,
+    json_output,
+    mount_options,
+)
 from cfstools.options.common import GLOBAL
 
 _DESCRIPTION = """
@@ -89,6 +97,7 @@ def of_command(command: Command) -> str:
     if not command.foreign:
         lines += [*roff.heading("Options"), *roff.terms(_options(command.options))]
         lines += roff.paragraphs("The options of all commands (--repo, -q, -v) are in cfs(1).")
+    lines += _json(command)
     for title, rows in command.sections:
         lines += [*roff.heading(title), *roff.terms((word, _sentence(does)) for word, does in rows)]
     lines += roff.heading("Examples")
@@ -99,6 +108,24 @@ def of_command(command: Command) -> str:
         ]
     lines += roff.see_also(["cfs(1)", *_related(command.name)])
     return roff.finish(lines)
+
+
+def _json(command: Command) -> list[str]:
+    """What is printed with --json."""
+    lines: list[str] = []
+    names = [command.name, *(f"{command.name} {action.name}" for action in command.actions)]
+    for name in names:
+        if name in json_output.SCHEMAS:
+            schema = json_output.SCHEMAS[name]
+            about = schema["description"]
+            if schema["type"] == "array":
+                about = f"an array: {about}; of each"
+            lines += roff.heading(f"JSON of cfs {name}" if command.actions else "JSON output")
+            lines += roff.paragraphs(f"With --json the command prints {about}:")
+            lines += roff.terms(
+                (field, _sentence(meaning)) for field, meaning in json_output.fields(schema)
+            )
+    return lines
 
 
 def mount_helper() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cfstools.options import Argument, Command, Example, Option
-from cfstools.options.common import IMAGE, OBJECTS
+from cfstools.options.common import IMAGE, JSON, OBJECTS
 
 COMMANDS = (
     Command(
@@ -38,6 +38,7 @@ COMMANDS = (
                 ("--allow-missing",),
                 "take the image even if objects that it needs are not in the repository (yet)",
             ),
+            JSON,
         ),
         examples=(Example("cfs import-dump debian.dump copy", "make an image from text"),),
     ),

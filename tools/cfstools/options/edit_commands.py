@@ -12,7 +12,7 @@ _META_ACTIONS = (
     Command(
         "show",
         arguments=(_FILES,),
-        options=(Option(("-r", "--recursive"), "and of all that is below"),),
+        options=(Option(("-r", "--recursive"), "and of all that is below"), JSON),
         summary="print records, a line a file",
     ),
     Command(
@@ -45,6 +45,7 @@ _META_ACTIONS = (
     Command(
         "check",
         arguments=(Argument("directory", "DIR", "the directory to check", completes="directory"),),
+        options=(JSON,),
         summary="look for records that are damaged or do not fit",
     ),
 )

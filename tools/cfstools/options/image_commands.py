@@ -24,6 +24,7 @@ COMMANDS = (
                 choices=VERITY_POLICIES,
                 default="try",
             ),
+            JSON,
         ),
         examples=(
             Example("cfs init", "make the default repository"),

@@ -96,6 +96,7 @@ COMMANDS = (
                 value="POLICY",
                 choices=VERITY_POLICIES,
             ),
+            JSON,
         ),
         examples=(Example("cfs clone repository backup debian", "copy one image"),),
     ),
