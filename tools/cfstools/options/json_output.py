@@ -290,6 +290,9 @@ SCHEMAS: dict[str, Schema] = {
             "images": _number("number of images removed"),
             "leftovers": _number("number of temporary files removed"),
             "dead_pins": _number("number of pins removed whose owner is gone"),
+            "damaged_pins": _array(
+                _STRINGS, "pins that cannot be read; what they may keep is kept"
+            ),
             "strays": _array(_STRINGS, "files that are no objects and were left alone"),
             "kept": _map(
                 {"type": "array", "items": {"type": "string"}},
