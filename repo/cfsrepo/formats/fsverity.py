@@ -14,7 +14,6 @@ hashes one block after the other. The environment variable CFS_BLOCKHASH=hashlib
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import sys
@@ -81,12 +80,19 @@ class Algorithm(StrEnum):
         self.hash_name = hash_name
         self.digest_size = digest_size
         self.kernel_id = kernel_id
-        self._new = getattr(hashlib, hash_name)
+        self._new = self._load_hashlib
         self._native_from = _native_from(kernel_id)
         # version 1, algorithm, log2 of the block size, no salt; no signature
         self._head = bytes((1, kernel_id, 12, 0, 0, 0, 0, 0))
         self._tail = bytes(_DESCRIPTOR_SIZE - 16 - digest_size)
         return self
+
+    def _load_hashlib(self, data: Buffer) -> _Hash:
+        """The first call of `_new`: loading OpenSSL takes longer than a small command."""
+        import hashlib
+
+        self._new = getattr(hashlib, self.hash_name)
+        return self._new(data)
 
     @classmethod
     def from_kernel_id(cls, number: int) -> Algorithm:

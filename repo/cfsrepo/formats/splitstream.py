@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import itertools
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -78,6 +77,8 @@ class SplitStreamWriter:
         self.size = 0
         """Bytes of the whole file so far."""
         self._inline = bytearray()
+        import tempfile  # slow to load, and readers do not need it
+
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
         self._stream = tempfile.SpooledTemporaryFile(_SPOOL)  # noqa: SIM115 - closed by finish
         self._object_index: dict[bytes, int] = {}

@@ -10,7 +10,7 @@ from typing import Final
 
 from cfsrepo.errors import VerityError
 from cfsrepo.formats.fsverity import BLOCK_SIZE, Algorithm
-from cfsrepo.system import linux, mounttable
+from cfsrepo.system import linux
 
 _PROTECTED_MODE: Final = 0o644
 # A process forked meanwhile holds our writable descriptor until it calls exec.
@@ -71,6 +71,8 @@ def _enable(fd: int, algorithm: Algorithm) -> bool:
 
 def unsupported(path: str) -> VerityError:
     """The error for a file system without fs-verity, with what its administrator can do."""
+    from cfsrepo.system import mounttable
+
     mount = mounttable.mount_of(path)
     fstype = "the file system" if mount is None else mount.fstype
     if mount is not None and fstype == "ext4":

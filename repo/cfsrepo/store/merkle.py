@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -234,6 +233,8 @@ class MerkleStore:
                 return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), name
             except OSError:
                 self._path = None  # not ours to write: a tree is as good without a name
+        import tempfile  # slow to load, seldom needed
+
         with tempfile.TemporaryFile() as file:
             return os.dup(file.fileno()), None
 

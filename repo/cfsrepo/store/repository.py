@@ -42,7 +42,7 @@ from cfsrepo.formats import metajson
 from cfsrepo.formats.fsverity import Algorithm, Buffer, VerityPolicy
 from cfsrepo.formats.metajson import RepositoryMeta
 from cfsrepo.formats.splitstream import SplitStream
-from cfsrepo.store import kernelverity, locks, merkle, metafiles, ocistreams, paralleldigest, refs
+from cfsrepo.store import kernelverity, locks, merkle, metafiles, ocistreams, refs
 from cfsrepo.store.merkle import MerkleStore
 from cfsrepo.store.metafiles import PRIVATE_DIRECTORY
 from cfsrepo.store.objects import ObjectStore, digest_from_path, object_path
@@ -374,6 +374,8 @@ class Repository(Closing):
                 measured = kernelverity.measure(fd, self.algorithm)
                 if measured is None and self.policy is VerityPolicy.REQUIRE:
                     raise VerityError(f"{self.objects.path}/{object_path(digest)}: no fs-verity")
+                from cfsrepo.store import paralleldigest  # for large files only
+
                 if (measured or paralleldigest.digest_fd(fd, self.algorithm)) != digest:
                     raise self.objects.damaged(digest)
             return mmap.mmap(fd, 0, prot=mmap.PROT_READ)
