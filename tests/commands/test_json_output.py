@@ -143,6 +143,7 @@ def test_of_trees(output: Output, filled: Path) -> None:
     assert shown[f"{tree}/new"] is None
     assert shown[f"{tree}/d/a"]["mode"] == "100644"
     assert output("meta check", tree) == []
+    assert output("status", tree)["differences"][0]["path"] == "/new"
     assert output("commit", tree, "again")["files_without_record"] == 1
 
 

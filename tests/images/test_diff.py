@@ -14,8 +14,9 @@ from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.fsverity import Algorithm
 from cfsrepo.formats.tree import Inode, directory
 from cfsrepo.images import make
-from cfsrepo.images.diff import Change, DirectoryTree, ImageTree, compare
+from cfsrepo.images.diff import Change, ImageTree, compare
 from cfsrepo.store.repository import Repository
+from cfsrepo.worktree.directorytree import DirectoryTree
 from tests.store.repository_helpers import make_tree
 
 A, B = b"a" * 5000, b"b" * 5000
@@ -174,7 +175,7 @@ def make_directory_tree(path: Path, files: dict[str, bytes]) -> DirectoryTree:
     for name, content in files.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)
-    return DirectoryTree(str(path))
+    return DirectoryTree(str(path), bare_user=False)
 
 
 def test_directories(tmp_path: Path) -> None:

@@ -1,28 +1,28 @@
 """What is different between two trees, each an image or a directory.
 
 Two images are compared by their metadata alone: equal content has an equal digest. A directory's
-files have to be read, but only those whose size does not tell already.
+files (`cfsrepo.worktree.directorytree`) have to be read, but only those whose size does not tell
+already.
 
 Compared are type, content, mode, owner, device number, mtime and extended attributes; not inode
-numbers, and not which files are hard links of each other. Against a directory, times count in whole
-seconds.
+numbers, and not which files are hard links of each other. Against a plain directory, times count in
+whole seconds.
 """
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from cfsrepo.errors import NotFoundError
+from cfsrepo.errors import NotFoundError, printable
 from cfsrepo.formats import fsverity
 from cfsrepo.formats.erofs.imagewalk import ImageWalk
 from cfsrepo.formats.erofs.reader import ErofsImage, InodeInfo
 from cfsrepo.formats.fsverity import Algorithm
-from cfsrepo.store import kernelverity
+from cfsrepo.formats.tree import Inode
 
 
 class Change(StrEnum):
@@ -44,6 +44,19 @@ class Entry:
     rdev: int
     mtime: tuple[int, int]
     xattrs: dict[bytes, bytes]
+
+    @classmethod
+    def of(cls, inode: Inode) -> Entry:
+        """The metadata of an inode of a tree."""
+        return cls(
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.size,
+            inode.rdev if inode.is_device else 0,
+            (inode.mtime_sec, inode.mtime_nsec),
+            inode.xattrs or {},
+        )
 
     @property
     def type(self) -> int:
@@ -95,7 +108,7 @@ class ImageTree:
     def find(self, path: bytes) -> object:
         nid = self._image.lookup_path(path)
         if nid is None:
-            raise NotFoundError(f"{self._image.name}: no such path: {os.fsdecode(path)}")
+            raise NotFoundError(f"{self._image.name}: no such path: {printable(path)}")
         return ImageWalk(self._image, mounted=True), self._image.inode(nid)
 
     def entry(self, node: object) -> Entry:
@@ -131,53 +144,50 @@ def _of_image(node: object) -> tuple[ImageWalk, InodeInfo]:
     return node
 
 
-class DirectoryTree:
-    """A directory on disk. Symbolic links in it are never followed."""
+class InodeTree:
+    """A tree in memory as a tree to compare. Contents without a digest are hashed."""
 
-    precise_times = False
+    precise_times = True
 
-    def __init__(self, path: str) -> None:
-        self._path = os.fsencode(path)
+    def __init__(self, root: Inode, name: str) -> None:
+        self._root = root
+        self._name = name
 
     def find(self, path: bytes) -> object:
-        parts = [part for part in path.split(b"/") if part not in (b"", b".")]
-        if b".." in parts:
-            raise NotFoundError(f"{os.fsdecode(path)}: '..' leads out of the tree")
-        full = b"/".join([self._path, *parts])
-        if not os.path.lexists(full):
-            raise NotFoundError(f"{os.fsdecode(full)}: no such path")
-        return full
+        found = inode_at(self._root, path)
+        if found is None:
+            raise NotFoundError(f"{self._name}: no such path: {printable(path)}")
+        return found
 
     def entry(self, node: object) -> Entry:
-        assert isinstance(node, bytes)
-        status = os.lstat(node)
-        device = stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)
-        return Entry(
-            status.st_mode,
-            status.st_uid,
-            status.st_gid,
-            status.st_size,
-            status.st_rdev if device else 0,
-            (status.st_mtime_ns // 10**9, status.st_mtime_ns % 10**9),
-            {
-                os.fsencode(name): os.getxattr(node, name, follow_symlinks=False)
-                for name in os.listxattr(node, follow_symlinks=False)
-            },
-        )
+        assert isinstance(node, Inode)
+        return Entry.of(node)
 
     def children(self, node: object) -> list[tuple[bytes, object]]:
-        assert isinstance(node, bytes)
-        return [(name, node + b"/" + name) for name in sorted(os.listdir(node))]
+        assert isinstance(node, Inode)
+        return sorted((node.entries or {}).items())
 
     def content(self, node: object, algorithm: Algorithm) -> bytes:
-        assert isinstance(node, bytes)
-        if os.path.islink(node):
-            return os.readlink(node)
-        fd = os.open(node, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            return kernelverity.measure(fd, algorithm) or fsverity.digest_fd(fd, algorithm)
-        finally:
-            os.close(fd)
+        assert isinstance(node, Inode)
+        return content_of(node, algorithm)
+
+
+def inode_at(root: Inode, path: bytes) -> Inode | None:
+    """The inode at `path` of a tree; None where none is."""
+    inode: Inode | None = root
+    for name in path.split(b"/"):
+        if name not in (b"", b".") and inode is not None:
+            inode = None if inode.entries is None else inode.entries.get(name)
+    return inode
+
+
+def content_of(inode: Inode, algorithm: Algorithm) -> bytes:
+    """What is equal for files of a tree with equal content: see `Tree.content`."""
+    if inode.is_symlink:
+        return inode.payload or b""
+    if inode.payload is None:
+        return fsverity.digest(inode.content or b"", algorithm)
+    return inode.digest or bytes.fromhex(inode.payload.replace(b"/", b"").decode("ascii"))
 
 
 def compare(

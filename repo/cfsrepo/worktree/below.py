@@ -50,6 +50,44 @@ def open_below(root_fd: int, path: bytes, flags: int) -> int:
         raise
 
 
+def remove_below(root: str, root_fd: int) -> None:
+    """Remove everything in the directory `root`, open as `root_fd`, however deep. OSError."""
+    directories = [b""]
+    for path in directories:  # it grows meanwhile: parents come before what is in them
+        fd = _opened_directory(root, root_fd, path)
+        try:
+            with os.scandir(fd) as listing:
+                found = list(listing)
+            for entry in found:
+                name = os.fsencode(entry.name)
+                below = path + b"/" + name if path else name
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        directories.append(below)
+                    else:
+                        os.unlink(name, dir_fd=fd)
+                except OSError as error:
+                    raise named(error, root, below) from error
+        finally:
+            os.close(fd)
+    for path in reversed(directories[1:]):
+        parent, _, name = path.rpartition(b"/")
+        fd = _opened_directory(root, root_fd, parent)
+        try:
+            os.rmdir(name, dir_fd=fd)
+        except OSError as error:
+            raise named(error, root, path) from error
+        finally:
+            os.close(fd)
+
+
+def _opened_directory(root: str, root_fd: int, path: bytes) -> int:
+    try:
+        return open_below(root_fd, path, DIRECTORY)
+    except OSError as error:
+        raise named(error, root, path) from error
+
+
 def shown(root: str, path: bytes) -> str:
     """The file `path` below the directory `root`, for a message."""
     return printable(os.path.join(os.fsencode(root), path) if path else root)

@@ -23,6 +23,7 @@ from cfsrepo.errors import NotFoundError, RepositoryError, printable
 from cfsrepo.formats import fsverity
 from cfsrepo.formats.fsverity import Algorithm
 from cfsrepo.formats.tree import Inode
+from cfsrepo.images import names
 from cfsrepo.images.load import load_image
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.store import kernelverity
@@ -30,6 +31,7 @@ from cfsrepo.store.objects import ObjectStore, digest_from_path
 from cfsrepo.store.repository import Repository
 from cfsrepo.store.temporary import write_all
 from cfsrepo.system import linux
+from cfsrepo.worktree.checkoutmark import CheckoutMark
 from cfsrepo.worktree.treewriter import TreeWriter
 
 _READ_SIZE: Final = 1 << 20
@@ -48,19 +50,26 @@ def checkout(
     *,
     progress: Progress | None = None,
     verify: bool = True,
+    force: bool = False,
     workers: int | None = None,
 ) -> None:
     """Write the image `image` (any of its names) to `path`, which must be empty or missing.
 
-    `only`: these paths of the image, with what is below them and the directories above. With
+    `only`: these paths of the image, with what is below them and the directories above. `force`: a
+    bare-user tree at `path` is replaced, finished or not, with all that was edited in it. With
     `verify` content is checked against its digest, unless the kernel does it anyway. Raises
     NotFoundError (image or path), InputError (the image, `path` is not empty), LimitError (a
     record does not fit), RepositoryError (content is damaged), OSError.
     """
+    image_id = names.resolve(repo, image).image_id
     root = load_image(repo, image, progress)
-    if only:
-        root = select(root, only)
-    with TreeWriter(path, ObjectContents(repo.objects, verify=verify)) as writer:
+    if only and (selected := select(root, only)) is not root:
+        root = selected
+    else:
+        only = ()
+    contents = ObjectContents(repo.objects, verify=verify)
+    mark = CheckoutMark(image_id, tuple(only))
+    with TreeWriter(path, contents, mark, replace=force) as writer:
         writer.write(root, progress or NoProgress(), workers=workers)
 
 

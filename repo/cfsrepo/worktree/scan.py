@@ -21,6 +21,7 @@ from cfsrepo.formats.tree import Inode, paused_gc
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.store.objects import ObjectStore
 from cfsrepo.system.closing import Closing
+from cfsrepo.worktree import checkoutmark
 from cfsrepo.worktree.below import DIRECTORY, named, open_below
 from cfsrepo.worktree.filecontents import ContentFile, ContentReader
 from cfsrepo.worktree.filemetadata import AsOnDisk, ByRecord, DiskFile, Metadata
@@ -56,9 +57,10 @@ def scan_bare_tree(
     `base` gives metadata to files without a record. `store`: objects are stored there; `adopt`:
     by making the files objects, which must not be edited in place then.
 
-    Raises InputError, with the path, for a record that is none or contradicts its file, and for a
-    file that changed; OSError.
+    Raises InputError, with the path, for an unfinished tree, a record that is none or contradicts
+    its file, a file that changed; OSError.
     """
+    checkoutmark.check_finished(path)
     metadata = ByRecord(path)
     with Scanner(path, metadata) as scanner:
         root = scanner.read_tree(base)
@@ -187,6 +189,7 @@ class Scanner(Closing):
             inode.payload = os.readlink(name, dir_fd=dir_fd)
             inode.size = len(inode.payload)
         elif kind == stat.S_IFREG and (info.st_size or stat.S_ISLNK(inode.mode)):
+            inode.size = info.st_size
             self.files.append(
                 ContentFile(path, inode, info.st_size, info.st_mtime_ns, file.has_record)
             )

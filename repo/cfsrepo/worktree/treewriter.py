@@ -31,11 +31,15 @@ from cfsrepo.formats.tree import Inode
 from cfsrepo.progress import Progress
 from cfsrepo.system import pool
 from cfsrepo.system.closing import Closing
-from cfsrepo.worktree import attributes
-from cfsrepo.worktree.below import DIRECTORY, named, open_below, shown
+from cfsrepo.worktree import attributes, checkoutmark
+from cfsrepo.worktree.attributes import is_bare_user
+from cfsrepo.worktree.below import DIRECTORY, named, open_below, remove_below, shown
+from cfsrepo.worktree.checkoutmark import CheckoutMark
 
 _BATCH: Final = 64 << 20  # bytes of content, and ...
 _BATCH_FILES: Final = 2000  # ... files that a worker takes at a time
+
+NO_IMAGE: Final = CheckoutMark(None)
 
 
 class Contents(Protocol):
@@ -55,19 +59,36 @@ class _Files:
 
 
 class TreeWriter(Closing):
-    """Writes one tree into the empty directory `path`, which is made if missing."""
+    """Writes one tree into the empty directory `path`, which is made if missing.
 
-    def __init__(self, path: str, contents: Contents) -> None:
-        """InputError where `path` is a directory with something in it."""
+    `mark` says what it is made of. While it is written the directory is marked as unfinished.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        contents: Contents,
+        mark: CheckoutMark = NO_IMAGE,
+        *,
+        replace: bool = False,
+    ) -> None:
+        """InputError where `path` is a directory with something in it.
+
+        `replace`: a bare-user tree there, finished or not, is removed first.
+        """
         self._path = path
         self._contents = contents
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
         self.fd = os.open(path, DIRECTORY | os.O_CLOEXEC)
-        if os.listdir(self.fd):
+        try:
+            if os.listdir(self.fd):
+                self._make_empty(replace)
+            os.fchmod(self.fd, 0o700)
+            self._mark = checkoutmark.begin(self.fd, mark, path)
+        except BaseException:
             os.close(self.fd)
-            raise InputError(f"{path}: the directory is not empty")
-        os.fchmod(self.fd, 0o700)
+            raise
 
     def close(self) -> None:
         """Release the directory."""
@@ -104,7 +125,27 @@ class TreeWriter(Closing):
             before_directories()
         for path, inode in reversed(directories):
             self._finish_directory(path, inode)
+        checkoutmark.finish(self.fd, self._mark, self._path)
         progress.finish(task)
+
+    def _make_empty(self, replace: bool) -> None:
+        mark = checkoutmark.read(self.fd)
+        is_tree = mark is not None or is_bare_user(self._path)
+        if replace and is_tree:
+            # Marked first: what is left, if that is interrupted, is no tree that was edited.
+            checkoutmark.begin(self.fd, NO_IMAGE, self._path)
+            remove_below(self._path, self.fd)
+        elif replace:
+            raise InputError(
+                f"{self._path}: neither empty nor a bare-user tree, so it is not replaced"
+            )
+        elif mark is not None and mark.finished_ns is None:
+            raise checkoutmark.unfinished(self._path, mark)
+        else:
+            raise InputError(
+                f"{self._path}: the directory is not empty",
+                hint="'cfs checkout --force' replaces it with all edits" if is_tree else None,
+            )
 
     # -- what there is to do ----------------------------------------------------------------------
 

@@ -20,5 +20,6 @@ def run(args: Arguments) -> int:
             [os.fsencode(path) for path in args.paths],
             progress=progress_for(args),
             verify=not args.no_verify,
+            force=args.force,
         )
     return 0

@@ -24,6 +24,7 @@ from cfsrepo.formats.tree import Inode, walk
 from cfsrepo.images.make import make_image
 from cfsrepo.store.objects import ObjectStore
 from cfsrepo.system import linux
+from cfsrepo.worktree import checkoutmark
 from cfsrepo.worktree.attributes import is_bare_user
 from cfsrepo.worktree.filemetadata import AsOnDisk, KeptXattrs
 from cfsrepo.worktree.scan import scan_bare_tree, scan_directory
@@ -174,6 +175,7 @@ def _load(options: _Options) -> Inode:
         os.makedirs(options.digest_store, exist_ok=True)
         store = ObjectStore(options.digest_store, Algorithm.SHA256, VerityPolicy.TRY)
     try:
+        checkoutmark.check_finished(options.source)
         if is_bare_user(options.source):
             tree = scan_bare_tree(options.source, store=store, workers=options.threads).root
             _reduce(tree, options, kept)

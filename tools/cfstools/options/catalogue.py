@@ -63,6 +63,7 @@ GROUPS = (
             "checkout": "make an ordinary directory of an image, to edit without root",
             "unpack": "make such a directory of layers, without a repository",
             "meta": "show, change and check the owners and rights recorded in such a directory",
+            "status": "show what was changed in such a directory",
             "commit": "make an image of such a directory",
         },
         "cfs checkout debian tree && cfs commit tree edited",

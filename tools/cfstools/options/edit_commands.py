@@ -58,8 +58,44 @@ COMMANDS = (
             _NEW_DIRECTORY,
             Argument("paths", "PATH", "only these, and what is below them", nargs="*"),
         ),
-        options=(Option(("--no-verify",), "do not check contents against their digests (faster)"),),
-        examples=(Example("cfs checkout debian tree", "write the image as a directory"),),
+        options=(
+            Option(("--no-verify",), "do not check contents against their digests (faster)"),
+            Option(
+                ("--force",),
+                "replace what an earlier checkout or unpack made of DIR, finished or not, with all "
+                "edits; any other directory is left alone",
+            ),
+        ),
+        examples=(
+            Example("cfs checkout debian tree", "write the image as a directory"),
+            Example("cfs checkout --force debian tree", "begin again"),
+        ),
+    ),
+    Command(
+        "status",
+        arguments=(
+            Argument(
+                "directory",
+                "DIR",
+                "what 'cfs checkout' or 'cfs unpack' made",
+                completes="directory",
+            ),
+        ),
+        options=(
+            Option(
+                ("--base",),
+                "compare with IMAGE (default: the image that DIR was checked out from)",
+                value="IMAGE",
+                completes="image",
+            ),
+            JSON,
+        ),
+        description="Directories of which only the time is new are left out. A file that was not "
+        "touched since the checkout, as its ctime says, is not read.",
+        examples=(
+            Example("cfs status tree", "show what was changed since the checkout"),
+            Example("cfs status tree --base debian", "compare with an image"),
+        ),
     ),
     Command(
         "unpack",

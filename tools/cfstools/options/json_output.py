@@ -106,6 +106,20 @@ _PROBLEM = _object(
     },
 )
 
+_DIFFERENCES = _array(
+    _object(
+        "a difference",
+        {
+            "change": _text("what happened", enum=["added", "removed", "changed"]),
+            "path": _text("path"),
+            "what": _array(_STRINGS, "what is different: content, mode, owner, mtime, xattr"),
+            "before": _SIDE,
+            "after": _SIDE,
+        },
+    ),
+    "the differences",
+)
+
 SCHEMAS: dict[str, Schema] = {
     "init": _object("the repository", {"repository": _text("path")}),
     "pull": _object(
@@ -174,19 +188,7 @@ SCHEMAS: dict[str, Schema] = {
         ),
         "the files",
     ),
-    "diff": _array(
-        _object(
-            "a difference",
-            {
-                "change": _text("what happened", enum=["added", "removed", "changed"]),
-                "path": _text("path"),
-                "what": _array(_STRINGS, "what is different: content, mode, owner, mtime, xattr"),
-                "before": _SIDE,
-                "after": _SIDE,
-            },
-        ),
-        "the differences",
-    ),
+    "diff": _DIFFERENCES,
     "mounts": _array(
         _object(
             "a mount",
@@ -243,6 +245,15 @@ SCHEMAS: dict[str, Schema] = {
             "files_without_record": _number("files that had no record"),
             "files_chmodded": _number("files whose mode on disk was changed; their records count"),
             "files_adopted": _number("files that are objects of the repository now"),
+        },
+    ),
+    "status": _object(
+        "what was changed in a directory",
+        {
+            "image_id": _IMAGE_ID,
+            "differences": _DIFFERENCES,
+            "files_without_record": _number("files that have no record"),
+            "files_chmodded": _number("files whose mode on disk was changed; their records count"),
         },
     ),
     "du": _object(
