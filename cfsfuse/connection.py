@@ -9,16 +9,19 @@ from __future__ import annotations
 import array
 import errno
 import os
+import pwd
+import shutil
 import socket
 import stat
 import subprocess
 from collections.abc import Sequence
 
-from cfsfuse import mounts
+from cfsfuse.mounts import SUBTYPE
 from cfsrepo.errors import MountError, printable
 from cfsrepo.system import linux
 
 _DEVICE = "/dev/fuse"
+_HELPERS = ("fusermount3", "fusermount")
 # Mount flags by the names of mount(8); FUSE has the others as options of the file system.
 _FLAGS = {
     "nosuid": (linux.MS_NOSUID, True),
@@ -39,6 +42,18 @@ def connect(point: bytes, source: str, options: Sequence[str]) -> int:
     return (_mount if os.geteuid() == 0 else _mount_as_user)(point, source, options)
 
 
+def helper() -> str:
+    """The set-uid program that mounts for a user; `MountError` where it is not installed."""
+    for name in _HELPERS:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+    raise MountError(
+        "fusermount3 is not installed: a user cannot mount without it",
+        hint="install the package fuse3",
+    )
+
+
 def _mount(point: bytes, source: str, options: Sequence[str]) -> int:
     try:
         fd = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
@@ -52,7 +67,7 @@ def _mount(point: bytes, source: str, options: Sequence[str]) -> int:
         if not flag and option != "ro":
             data.append(option)
     try:
-        linux.mount(source, point, f"fuse.{mounts.SUBTYPE}", flags, ",".join(data))
+        linux.mount(source, point, f"fuse.{SUBTYPE}", flags, ",".join(data))
     except OSError as error:
         os.close(fd)
         raise explained(point, error.strerror or str(error)) from error
@@ -61,12 +76,13 @@ def _mount(point: bytes, source: str, options: Sequence[str]) -> int:
 
 def _mount_as_user(point: bytes, source: str, options: Sequence[str]) -> int:
     """fusermount3 sends the descriptor over the socket that $_FUSE_COMMFD names."""
-    words = ["ro", f"fsname={_escaped(source)}", f"subtype={mounts.SUBTYPE}"]
+    _check_account(point)
+    words = ["ro", f"fsname={_escaped(source)}", f"subtype={SUBTYPE}"]
     words += [option for option in options if option != "ro"]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:
         process = subprocess.Popen(
-            [mounts.helper(), "-o", ",".join(words), "--", point],
+            [helper(), "-o", ",".join(words), "--", point],
             env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -78,9 +94,22 @@ def _mount_as_user(point: bytes, source: str, options: Sequence[str]) -> int:
         _, complaint = process.communicate()
     if fd is None:
         text = complaint.decode(errors="replace").strip().replace("\n", "; ")
-        raise explained(point, text or f"{mounts.helper()} failed")
+        raise explained(point, text or f"{helper()} failed")
     os.set_inheritable(fd, False)
     return fd
+
+
+def _check_account(point: bytes) -> None:
+    """fusermount3 does nothing for a user without a name. Raises `MountError`."""
+    uid = os.getuid()
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        raise MountError(
+            f"{printable(point)}: cannot mount: the user id {uid} has no entry in /etc/passwd, "
+            "which fusermount3 wants",
+            hint=f"as root: echo user{uid}:x:{uid}:{os.getgid()}::/:/bin/sh >> /etc/passwd",
+        ) from None
 
 
 def _received(connection: socket.socket) -> int | None:

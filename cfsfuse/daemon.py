@@ -4,11 +4,16 @@ The caller waits on a pipe. The daemon writes JSON lines: `{"pid": N}` when it e
 `{"ready": true}` or `{"error": CLASS, "message": TEXT, "hint": TEXT}`. It keeps nothing of the
 caller: no descriptor, no terminal, no working directory, no signal setting. So `serve` has to open
 what it needs by itself. All of this happens before any thread starts.
+
+A caller that goes away before the daemon is ready (Ctrl-C, a time-out, SIGKILL) does not leave one
+behind: it ends the daemon, and where it cannot do that any more, `ready` fails in the daemon.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import select
 import signal
@@ -16,13 +21,17 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from cfsrepo import errors
 from cfsrepo.errors import CfsError, MountError
 
+log = logging.getLogger(__name__)
+
 Ready = Callable[[], None]
+_PATIENCE = 5.0  # seconds for a daemon to end
 
 _ERRORS: dict[str, type[CfsError]] = {
     value.__name__: value
@@ -31,11 +40,18 @@ _ERRORS: dict[str, type[CfsError]] = {
 }
 
 
-def run(serve: Callable[[Ready], None], log_fd: int, *, timeout: float) -> int:
+def run(
+    serve: Callable[[Ready], None],
+    log_fd: int,
+    *,
+    timeout: float,
+    undo: Callable[[], None] = lambda: None,
+) -> int:
     """Run `serve(ready)` in a daemon; returns its pid once it has called `ready`.
 
     `log_fd` becomes the daemon's stdout and stderr. An error before that is raised here, as it was
-    raised there; silence for `timeout` seconds ends the daemon and is a `MountError`.
+    raised there; silence for `timeout` seconds is a `MountError`. Whatever ends the waiting, Ctrl-C
+    too, ends the daemon, and `undo` takes back what a daemon leaves that was killed.
     """
     receiver, sender = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
@@ -44,11 +60,18 @@ def run(serve: Callable[[Ready], None], log_fd: int, *, timeout: float) -> int:
     if child == 0:
         _detach(serve, log_fd, sender)
     os.close(sender)
+    messages = _Messages(receiver)
     try:
         os.waitpid(child, 0)  # ends at once: it only makes the daemon
-        return _await_ready(receiver, time.monotonic() + timeout)
+        messages.await_ready(time.monotonic() + timeout)
+    except BaseException:
+        with _interrupts_blocked():
+            messages.end_daemon()
+            undo()
+        raise
     finally:
         os.close(receiver)
+    return messages.pid
 
 
 def notify_service_manager() -> None:
@@ -63,29 +86,72 @@ def notify_service_manager() -> None:
         manager.sendall(b"READY=1")
 
 
-def _await_ready(receiver: int, deadline: float) -> int:
-    pid = 0
-    pending = b""
-    while True:
-        waited, _, _ = select.select([receiver], [], [], max(0.0, deadline - time.monotonic()))
-        part = os.read(receiver, 65536) if waited else b""
-        if not part:
-            if not waited and pid:
-                os.kill(pid, signal.SIGKILL)
-            raise MountError(
-                "the server ended before the mount was ready"
-                if waited
-                else "the mount did not answer in time; its server was ended"
-            )
-        *lines, pending = (pending + part).split(b"\n")
-        for message in map(json.loads, lines):
+class _Messages:
+    """What the daemon says on the pipe `receiver`."""
+
+    def __init__(self, receiver: int) -> None:
+        self._receiver = receiver
+        self._pending = b""
+        self.pid = 0
+        """Of the daemon, once it has said so."""
+
+    def await_ready(self, deadline: float) -> None:
+        """Return when the daemon is ready; raise what it raises, or `MountError`."""
+        while (message := self._next(deadline)) is not None:
             if "pid" in message:
-                pid = message["pid"]
+                self.pid = message["pid"]
             elif "ready" in message:
-                return pid
+                return
             else:
                 kind = _ERRORS.get(message["error"], MountError)
                 raise kind(message["message"], hint=message["hint"])
+        raise MountError("the server ended before the mount was ready")
+
+    def _next(self, deadline: float) -> dict[str, Any] | None:
+        """The next message; None after the last. `MountError` at the deadline."""
+        while b"\n" not in self._pending:
+            left = max(0.0, deadline - time.monotonic())
+            if not select.select([self._receiver], [], [], left)[0]:
+                raise MountError("the mount did not answer in time; its server was ended")
+            part = os.read(self._receiver, 65536)
+            if not part:
+                return None
+            self._pending += part
+        line, _, self._pending = self._pending.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def end_daemon(self) -> None:
+        """End the daemon by SIGTERM, else SIGKILL; return when it has ended."""
+        if not self.pid:
+            # Interrupted between fork and the first message, which comes at once.
+            with contextlib.suppress(CfsError):
+                message = self._next(time.monotonic() + _PATIENCE)
+                self.pid = (message or {}).get("pid", 0)
+        if not self.pid:
+            return
+        try:
+            process = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(process, number)
+                if select.select([process], [], [], _PATIENCE)[0]:
+                    return
+        finally:
+            os.close(process)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """A second Ctrl-C does not interrupt the clearing up after the first."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 def _detach(serve: Callable[[Ready], None], log_fd: int, sender: int) -> NoReturn:
@@ -119,9 +185,18 @@ def _serve(serve: Callable[[Ready], None], sender: int) -> int:
 
     def ready() -> None:
         nonlocal told
+        try:
+            send({"ready": True})
+        except BrokenPipeError:
+            raise MountError("who asked for the mount went away before it was ready") from None
         told = True
-        send({"ready": True})
         os.close(sender)
+
+    def report(message: dict[str, Any]) -> None:
+        try:
+            send(message)
+        except BrokenPipeError:  # nobody waits any more: into the log
+            log.error("%s", message["message"])
 
     send({"pid": os.getpid()})
     try:
@@ -129,13 +204,13 @@ def _serve(serve: Callable[[Ready], None], sender: int) -> int:
     except CfsError as error:
         if told:
             raise
-        send({"error": type(error).__name__, "message": str(error), "hint": error.hint})
+        report({"error": type(error).__name__, "message": str(error), "hint": error.hint})
         return error.exit_code
     except OSError as error:
         if told:
             raise
         name = f"{os.fsdecode(error.filename)}: " if error.filename is not None else ""
-        send({"error": "SystemFailure", "message": f"{name}{error.strerror}", "hint": None})
+        report({"error": "SystemFailure", "message": f"{name}{error.strerror}", "hint": None})
         return errors.SystemFailure.exit_code
     return errors.EXIT_OK
 

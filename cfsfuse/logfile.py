@@ -36,6 +36,6 @@ def open_log(path: str | None) -> tuple[int, str | None]:
 
 
 def configure(verbose: int) -> None:
-    """Log to stderr: warnings and errors, with `verbose` what happens, twice for details."""
-    level = {0: logging.INFO, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    """Log to stderr what happens, warnings and errors; with `verbose` of 2 or more, details too."""
+    level = logging.DEBUG if verbose > 1 else logging.INFO
     logging.basicConfig(level=level, format=_FORMAT, force=True)

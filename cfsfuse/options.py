@@ -20,7 +20,7 @@ class Engine(StrEnum):
 class MountOptions:
     """The choices for a FUSE mount."""
 
-    engine: Engine = Engine.DIRECT
+    engine: Engine = Engine.PYFUSE3
     verify: Verify = Verify.AUTO
     kernel: tuple[str, ...] = ()
     """Options for the kernel, of `KERNEL_OPTIONS`."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import stat
@@ -23,6 +24,8 @@ from typing import Any
 
 from cfsrepo.errors import SystemFailure
 from cfsrepo.system.processes import boot_id, process_start_time
+
+log = logging.getLogger(__name__)
 
 _SIZE_MAX = 64 << 10
 _ANSWER_TIMEOUT = 2.0
@@ -51,7 +54,11 @@ class Record:
 
 
 def directory() -> str:
-    """The directory of records, made if missing. Raises `SystemFailure` where it is not ours."""
+    """The directory of records, made if missing. Raises `SystemFailure` where it is not ours.
+
+    Somebody else may have made the one in /tmp, to be in our way: what only looks at records goes
+    on without them.
+    """
     uid = os.geteuid()
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base and os.path.isdir(base) and os.stat(base).st_uid == uid:
@@ -105,10 +112,18 @@ def _answer(listener: socket.socket, numbers: Callable[[], dict[str, Any]]) -> N
 
 
 def records() -> list[Record]:
-    """The records of this user's servers that run; those of killed ones are removed."""
+    """The records of this user's servers that run; those of killed ones are removed.
+
+    Empty, with a warning in the log, where the directory of records is not ours or unusable.
+    """
     found = []
-    base = directory()
-    for name in sorted(os.listdir(base)):
+    try:
+        base = directory()
+        names = sorted(os.listdir(base))
+    except (SystemFailure, OSError) as error:
+        log.warning("the records of running servers cannot be read: %s", error)
+        return []
+    for name in names:
         if not name.endswith(".json"):
             continue
         path = os.path.join(base, name)
@@ -131,7 +146,7 @@ def numbers_of(record: Record) -> dict[str, Any] | None:
             while len(data) < _SIZE_MAX and (part := connection.recv(_SIZE_MAX)):
                 data += part
         value = json.loads(data)
-    except (OSError, ValueError):
+    except (OSError, ValueError, SystemFailure):
         return None
     return value if isinstance(value, dict) else None
 

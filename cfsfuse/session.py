@@ -2,7 +2,8 @@
 
 In this order: the image is checked and pinned under the repository's lock, then it is mounted, then
 the server's record is published, then the caller hears that the mount answers. At the end all of it
-is taken back. A server that is killed leaves a dead mount and a pin that nobody counts any more.
+is taken back, as it is when the start fails or is interrupted. A server that is killed, or fails
+later, leaves a dead mount and a pin that nobody counts any more.
 """
 
 from __future__ import annotations
@@ -10,13 +11,19 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any, Protocol
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
-from cfsfuse import connection, mounts, records
+from cfsfuse import records
+from cfsfuse.connection import connect
+from cfsfuse.loop import Loop
+from cfsfuse.operations import Operations
 from cfsfuse.options import Engine, MountOptions
 from cfsfuse.records import Record
+from cfsfuse.server import Server
+from cfsfuse.unmounting import unmount
 from cfsrepo.errors import MountError, RepositoryError, SystemFailure
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.images.location import ImageLocation, map_file
@@ -27,16 +34,6 @@ from cfsrepo.store.repository import Repository
 from cfsrepo.system.processes import boot_id, process_start_time
 
 log = logging.getLogger(__name__)
-
-
-class _Session(Protocol):
-    """What both engines have."""
-
-    def run(self, ready: Callable[[], None]) -> bool:
-        """Serve until unmounted (True), or until SIGTERM or SIGINT (False)."""
-
-    def numbers(self) -> dict[str, Any]:
-        """What was done so far."""
 
 
 def serve(
@@ -58,26 +55,63 @@ def serve(
         )
         stack.callback(objects.close)
         view = ImageView(image, objects, subdir=options.subdir, owners=options.owners)
-        session = stack.enter_context(_mounted(view, source, point, options))
+        trusted = os.geteuid() == 0 or options.shared
+        operations = Operations(view, trusted=trusted)
+        numbers: Callable[[], dict[str, Any]] = operations.numbers
+        started = False
         published = ExitStack()
         stack.enter_context(published)
 
         def answers() -> None:
+            nonlocal started
             record = _record(source, point, options, log_path)
             try:
-                numbers = _numbers(session, objects)
-                published.enter_context(records.published(record, numbers))
+                published.enter_context(
+                    records.published(
+                        record, lambda: {**numbers(), "verified_bytes": objects.verified}
+                    )
+                )
             except (OSError, SystemFailure) as error:
                 log.warning("no record for 'cfs mounts': %s", error)
             log.info("mounted at %s", record.mount_point)
             ready()
+            started = True
 
-        if not session.run(answers):
-            try:
-                mounts.unmount(point, lazy=True)
-            except MountError as error:
-                log.error("%s", error)
+        # A signal between mounting and serving waits until there is who unmounts.
+        if options.engine is not Engine.DIRECT:
+            stack.enter_context(_endings_blocked())
+        fd = connect(point, source.name, options.kernel)
+        try:
+            if options.engine is Engine.DIRECT:
+                with Server(view, fd, trusted=trusted) as server:
+                    numbers = server.numbers
+                    if not server.run(answers):
+                        _take_back(point)
+            else:
+                with Loop(operations, fd) as loop:
+                    loop.run(answers, lambda: _take_back(point))
+        except BaseException:
+            if not started:
+                _take_back(point)
+            raise
         log.info("unmounted from %s", os.fsdecode(point))
+
+
+@contextmanager
+def _endings_blocked() -> Iterator[None]:
+    """SIGTERM and SIGINT wait inside the block, until somebody unblocks them."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def _take_back(point: bytes) -> None:
+    try:
+        unmount(point, lazy=True)
+    except MountError as error:
+        log.error("%s", error)
 
 
 def _image_data(
@@ -97,24 +131,6 @@ def _image_data(
         log.warning("the image is not pinned, a collection may remove it: %s", error)
     repository.release_lock()
     return data
-
-
-def _mounted(view: ImageView, source: ImageLocation, point: bytes, options: MountOptions) -> Any:
-    """The session of the wanted engine, mounted."""
-    trusted = os.geteuid() == 0 or options.shared
-    if options.engine is Engine.PYFUSE3:
-        # Imported late: trio and pyfuse3 cost more to load than the direct engine to start.
-        from cfsfuse.operations import Operations
-        from cfsfuse.triosession import TrioSession
-
-        return TrioSession(Operations(view, trusted=trusted), point, source.name, options.kernel)
-    from cfsfuse.server import Server
-
-    return Server(view, connection.connect(point, source.name, options.kernel), trusted=trusted)
-
-
-def _numbers(session: _Session, objects: ObjectDirectory) -> Callable[[], dict[str, Any]]:
-    return lambda: {**session.numbers(), "verified_bytes": objects.verified}
 
 
 def _record(

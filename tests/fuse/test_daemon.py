@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,37 @@ def test_it_does_not_wait_for_ever(tmp_path: Path, log: int) -> None:
     while process_start_time(pid) is not None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert process_start_time(pid) is None
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+def test_an_interrupted_start_ends_the_daemon_and_is_undone(
+    tmp_path: Path, log: int, obeys: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "_PATIENCE", 0.5)
+    waiting = tmp_path / "pid"
+    done: list[int | None] = []
+
+    def serve(ready: Ready) -> None:
+        if not obeys:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        waiting.with_suffix(".new").write_text(str(os.getpid()))
+        waiting.with_suffix(".new").rename(waiting)
+        time.sleep(100)
+
+    def interrupt() -> None:
+        while not waiting.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def undo() -> None:
+        done.append(process_start_time(int(waiting.read_text())))
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        daemon.run(serve, log, timeout=60, undo=undo)
+    interrupter.join()
+    assert done == [None]  # once, after the daemon had ended
 
 
 def test_signals_are_as_a_daemon_needs_them(tmp_path: Path, log: int) -> None:

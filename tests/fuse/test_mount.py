@@ -8,114 +8,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cfsfuse.options import Engine
 from cfsrepo.store.repository import Repository
-from tests.conftest import User
-from tests.fuse.fuse_helpers import LARGE, Sample, sample
+from tests.fuse.fuse_helpers import LARGE
+from tests.fuse.mounting import Mounted, wait_for_end
 
 pytestmark = pytest.mark.fuse
-
-# Looks at a mount from inside, as the user that made it: {name: what it found}.
-PROBE = """
-import ctypes, errno, json, mmap, os, stat, sys
-point = sys.argv[1].encode()
-def attempt(call):
-    try:
-        return call()
-    except OSError as error:
-        return errno.errorcode[error.errno]
-def path(name):
-    return os.path.join(point, name)
-def read(name):
-    with open(path(name), "rb") as file:
-        return file.read().hex()
-def mapped(name):
-    with open(path(name), "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-        return bytes(data).hex()
-def seek(name, offset, whence):
-    with open(path(name), "rb") as file:
-        return os.lseek(file.fileno(), offset, whence)
-found = eval(sys.argv[2])
-print(json.dumps(found, default=str))
-"""
-
-
-class Mounted:
-    """A mount of the sample by an unprivileged user."""
-
-    def __init__(self, user: User, made: Sample, engine: Engine) -> None:
-        self.user = user
-        self.made = made
-        self.engine = engine
-        self.point = os.path.join(user.home, "mnt")
-        self.runtime = os.path.join(user.home, "run")
-        user.run("mkdir", "-p", self.point, self.runtime)
-
-    def cfs(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.user.cfs(*arguments, check=check, XDG_RUNTIME_DIR=self.runtime)
-
-    def mount(self, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.cfs(
-            "mount",
-            str(self.made.image_file),
-            self.point,
-            "--objects",
-            str(self.made.object_dir),
-            "--engine",
-            str(self.engine),
-            *options,
-            check=check,
-        )
-
-    def umount(self, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.cfs("umount", self.point, *options, check=check)
-
-    def probe(self, expression: str) -> Any:
-        done = self.user.run(sys.executable, "-c", PROBE, self.point, expression)
-        return json.loads(done.stdout)
-
-    def mounts(self) -> list[dict[str, Any]]:
-        rows = json.loads(self.cfs("mounts", "--json").stdout)
-        return [row for row in rows if row["mount_point"] == self.point]
-
-    def log(self) -> str:
-        path = os.path.join(self.user.home, ".local/state/cfsfuse/cfsfuse.log")
-        return Path(path).read_text()
-
-
-@pytest.fixture(params=list(Engine), ids=str)
-def unmounted(request: pytest.FixtureRequest, fuse: User, tmp_path: Path) -> Iterator[Mounted]:
-    path = Path(fuse.home, "sample")
-    path.mkdir(mode=0o755)
-    mounted = Mounted(fuse, sample(path), request.param)
-    yield mounted
-    for row in mounted.mounts():
-        mounted.umount("--lazy", check=False)
-        if row.get("pid"):
-            wait_for_end(row["pid"])
-
-
-@pytest.fixture
-def mounted(unmounted: Mounted) -> Mounted:
-    unmounted.mount()
-    return unmounted
-
-
-def wait_for_end(pid: int) -> None:
-    deadline = time.monotonic() + 20
-    while os.path.exists(f"/proc/{pid}/exe") and time.monotonic() < deadline:
-        time.sleep(0.02)
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            if ") Z " in file.read():
-                return
 
 
 def test_files_read_map_and_run(mounted: Mounted) -> None:
@@ -400,9 +303,6 @@ def test_what_cannot_be_mounted_is_said_in_a_line(unmounted: Mounted) -> None:
         assert reason in done.stderr
         assert len(done.stderr.splitlines()) == 1
     unmounted.point = os.path.join(user.home, "mnt")
-    done = unmounted.mount("-o", "allow_other", check=False)
-    if done.returncode:
-        assert "user_allow_other" in done.stderr
     unmounted.made.image_file.write_bytes(b"no image" * 1000)
     done = unmounted.mount(check=False)
     assert done.returncode == 4
@@ -480,3 +380,27 @@ def test_the_mount_outlives_the_callers_page_cache(mounted: Mounted) -> None:
         verified.append(mounted.mounts()[0]["verified_bytes"])
     # Something else on the machine may empty the page cache in between, but not each time.
     assert any(after == before for before, after in pairwise(verified))
+
+
+def test_unmounting_an_image_wherever_it_is(mounted: Mounted) -> None:
+    first = mounted.point
+    mounted.point = first + "-2"
+    mounted.user.run("mkdir", mounted.point)
+    mounted.mount()
+    done = mounted.cfs("umount", "no-such-image", check=False)
+    assert done.returncode == 7
+    assert "neither a mount nor a mounted image" in done.stderr
+    assert len(mounted.mounts()) == 1
+    mounted.cfs("umount", mounted.mounts()[0]["image"])
+    assert mounted.mounts() == []
+    mounted.point = first
+    assert mounted.mounts() == []
+
+
+def test_a_mount_point_with_a_carriage_return(unmounted: Mounted) -> None:
+    unmounted.point += "\r\x0b\x1c"
+    unmounted.user.run("mkdir", unmounted.point)
+    unmounted.mount()
+    assert len(unmounted.mounts()) == 1
+    unmounted.umount()
+    assert unmounted.mounts() == []

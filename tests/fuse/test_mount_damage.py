@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cfsfuse import connection, mounts
+from cfsfuse import connection, unmounting
 from cfsfuse.server import Server
 from cfsrepo.errors import CfsError
 from cfsrepo.formats.erofs.reader import ErofsImage
@@ -55,7 +55,7 @@ def mounted(made: Sample, point: Path) -> Iterator[bytes]:
     try:
         yield path
     finally:
-        mounts.unmount(path, lazy=True)
+        unmounting.unmount(path, lazy=True)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 

@@ -13,6 +13,7 @@ import pytest
 pyfuse3 = pytest.importorskip("pyfuse3")
 trio = pytest.importorskip("trio")
 
+from cfsfuse import operations as operations_module  # noqa: E402
 from cfsfuse.operations import Operations  # noqa: E402
 from tests.fuse.fuse_helpers import Sample, sample  # noqa: E402
 
@@ -85,16 +86,28 @@ def test_reading(operations: Operations, made: Sample) -> None:
         for name in (b"empty", b"inline", b"file-4097", b"large"):
             content = made.contents[b"/" + name]
             found = await operations.lookup(1, name, Context())  # type: ignore[arg-type]
-            info = await operations.open(found.st_ino, 0, Context())  # type: ignore[arg-type]
-            assert info.keep_cache
             parts = [
-                bytes(await operations.read(info.fh, offset, 131072))
+                bytes(await operations.read(found.st_ino, offset, 131072))
                 for offset in range(0, len(content) + 1, 131072)
             ]
             assert b"".join(parts) == content
-            await operations.release(info.fh)
 
     trio.run(call)
+
+
+@pytest.mark.parametrize("stateless", [False, True])
+def test_a_handle_is_the_inode_or_is_not_needed(
+    operations: Operations, monkeypatch: pytest.MonkeyPatch, stateless: bool
+) -> None:
+    monkeypatch.setattr(operations_module, "STATELESS", stateless)
+    inode = entry(operations, b"large").st_ino
+    if stateless:
+        refused(errno.ENOSYS, operations.open, inode, 0, Context())
+        refused(errno.ENOSYS, operations.opendir, 1, Context())
+    else:
+        info = run(lambda: operations.open(inode, 0, Context()))  # type: ignore[arg-type]
+        assert (info.fh, info.keep_cache) == (inode, True)
+        assert run(lambda: operations.opendir(1, Context())) == 1  # type: ignore[arg-type]
 
 
 def test_damage_is_eio(operations: Operations, made: Sample) -> None:

@@ -74,11 +74,16 @@ def test_records_are_complete_json(directory: Path) -> None:
     assert value["mount_point"] == "/a b"
 
 
-def test_a_directory_of_others_is_not_used(directory: Path) -> None:
+def test_a_directory_of_others_is_not_used(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     directory.mkdir()
     directory.chmod(0o777)
     with pytest.raises(SystemFailure, match="not a directory of ours"):
         records.directory()
+    assert records.records() == []
+    assert records.numbers_of(record()) is None
+    assert "not a directory of ours" in caplog.text
     directory.rmdir()
     directory.symlink_to("/")
     with pytest.raises(SystemFailure):

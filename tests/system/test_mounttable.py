@@ -10,13 +10,15 @@ TABLE = rb"""22 28 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw
 28 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro
 40 28 0:50 / /mnt/a\040b\011c\134d ro - overlay composefs:demo ro,lowerdir+=/x/y,datadir+=/r/objects
 41 28 0:51 /sub /mnt/second rw shared:3 master:2 - tmpfs none rw,size=10k
+42 28 0:52 / /mnt/return@R@ ro - tmpfs none rw
+43 28 0:53 / /mnt/form@F@feed ro - tmpfs none rw
 garbage
-"""
+""".replace(b"@R@", b"\r").replace(b"@F@", b"\x0c")
 
 
 def test_parse() -> None:
     mounts = mounttable.parse(TABLE)
-    assert [mount.mount_id for mount in mounts] == [22, 28, 40, 41]
+    assert [mount.mount_id for mount in mounts] == [22, 28, 40, 41, 42, 43]
     overlay = mounts[2]
     assert overlay.mount_point == b"/mnt/a b\tc\\d"
     assert overlay.fstype == "overlay"
@@ -26,6 +28,8 @@ def test_parse() -> None:
     assert overlay.values(b"upperdir") == []
     assert mounts[3].root == b"/sub"
     assert mounts[3].device == (0, 51)
+    assert mounts[4].mount_point == b"/mnt/return\r"
+    assert mounts[5].mount_point == b"/mnt/form\x0cfeed"
 
 
 def test_lines_that_are_none_are_left_out() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -22,8 +23,6 @@ _DISTRIBUTION = "cfsfuse"
 
 def main(argv: list[str] | None = None) -> int:
     """Run `cfs argv`; returns the exit code. Never raises for what a user can cause."""
-    # A reader that goes away (`cfs ls | head`) ends us as it ends any Unix tool.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     _open_standard_streams()
     if argv is None:
         argv = sys.argv[1:]
@@ -124,6 +123,8 @@ def _guarded(
         print(f"{prog}: interrupted", file=sys.stderr)
         return errors.EXIT_INTERRUPTED
     except (CfsError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            _end_by_sigpipe()
         if debug:
             _print_traceback()
         _drop_output()
@@ -187,3 +188,20 @@ def _drop_output() -> None:
         sys.stdout.flush()
     except OSError:
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def _end_by_sigpipe() -> None:
+    """End as any Unix tool does whose reader went away (`cfs ls | head`).
+
+    The signal is ignored until then, as Python has it: a server, or who writes to a child's pipe,
+    must not be ended by the other side.
+    """
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGPIPE)

@@ -5,14 +5,13 @@ What `cfs mount` does for root unless `--fuse`, or an option that only a FUSE mo
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
 
-from cfsfuse import mounts
+from cfsfuse import unmounting
 from cfsrepo.errors import (
     CfsError,
     MountError,
@@ -28,9 +27,7 @@ from cfsrepo.kernel import kernelmount
 from cfsrepo.kernel.kernelmount import Options
 from cfsrepo.store import pins
 from cfsrepo.store.repository import Repository
-from cfsrepo.system import linux, mounttable, usernamespace
-from cfsrepo.system.mounttable import Mount
-from cfsrepo.system.processes import boot_id
+from cfsrepo.system import linux, usernamespace
 from cfstools.context import open_repository
 from cfstools.mountrequest import Helper, KernelRequest
 from cfstools.options import Arguments
@@ -40,7 +37,7 @@ _HELPER = "mount.composefs"
 
 def run(args: Arguments, request: KernelRequest) -> int:
     """`cfs mount` by the kernel."""
-    point = mounts.check_mount_point(args.dir)
+    point = unmounting.check_mount_point(args.dir)
     with open_repository(args) as repository, ExitStack() as stack:
         image = names.resolve(repository, args.image)
         required = _verity_required(request, repository, image.image_id)
@@ -114,23 +111,6 @@ def _pin(
         text = printable(str(error))
         print(f"cfs: mounted, but a collection does not know of it: {text}", file=sys.stderr)
         return None
-
-
-def unpin(mount: Mount) -> None:
-    """Take the pins of a kernel mount off that was unmounted, unless it is mounted elsewhere too.
-
-    Only tidies up: a pin whose mount is gone means nothing, and a collection drops it.
-    """
-    objects = mount.values(b"datadir+")
-    if not objects or mount.device in {other.device for other in mounttable.read_all()[0]}:
-        return
-    path, name = os.path.split(os.fsdecode(objects[0]))
-    if name != "objects":
-        return
-    with contextlib.suppress(CfsError, OSError), Repository.open(path) as repository:
-        for pin in pins.read(repository):
-            if pin.device == mount.device and pin.boot_id == boot_id():
-                pins.remove(repository, pin)
 
 
 # --- mount.composefs -----------------------------------------------------------------------------

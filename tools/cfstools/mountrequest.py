@@ -120,7 +120,7 @@ class MountRequest:
             if name in self._words:
                 words.append(self._words[name][0].word)
         return MountOptions(
-            engine=Engine(self._value("engine") or Engine.DIRECT),
+            engine=Engine(self._value("engine") or Engine.PYFUSE3),
             verify=Verify(self._value("verify") or Verify.AUTO),
             kernel=tuple(words),
             owners=self._owners(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from cfsfuse import daemon, logfile, mounts
+from cfsfuse import daemon, logfile, mounts, unmounting
 from cfsfuse.daemon import Ready
 from cfstools import imagelookup, kernelmounting
 from cfstools.mountrequest import MountRequest
@@ -20,7 +20,7 @@ def run(args: Arguments) -> int:
     if request.by_kernel:
         return kernelmounting.run(args, request.for_kernel())
     options = request.for_fuse()
-    point = mounts.check_mount_point(args.dir)
+    point = unmounting.check_mount_point(args.dir)
     source = imagelookup.find(args)
     with imagelookup.opened(source):
         pass  # what is no image is said here, before a daemon exists
@@ -37,7 +37,14 @@ def run(args: Arguments) -> int:
         serve(daemon.notify_service_manager)
         return 0
     try:
-        daemon.run(serve, log_fd, timeout=_TIMEOUT)
+        daemon.run(serve, log_fd, timeout=_TIMEOUT, undo=lambda: _clear(point))
     finally:
         os.close(log_fd)
     return 0
+
+
+def _clear(point: bytes) -> None:
+    """Unmount what a server left at `point` that was killed while it started."""
+    found = mounts.mount_at(point)
+    if found is not None and mounts.is_fuse(found) and mounts.is_dead(found):
+        unmounting.unmount(point, lazy=True)

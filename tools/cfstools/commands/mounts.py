@@ -7,6 +7,7 @@ from typing import Any
 
 from cfsfuse import mounts, records
 from cfsrepo.system.mounttable import Mount
+from cfstools import context
 from cfstools.options import Arguments
 from cfstools.render.amounts import amount
 from cfstools.render.jsontext import print_json
@@ -16,7 +17,7 @@ from cfstools.render.tables import print_table
 def run(args: Arguments) -> int:
     servers = {record.mount_point: record for record in records.records()}
     rows = []
-    for mount in mounts.our_mounts():
+    for mount in mounts.our_mounts(context.repository_path(args)):
         rows.append(_describe(mount, servers.get(os.fsdecode(mount.mount_point))))
     if args.json:
         print_json(rows)

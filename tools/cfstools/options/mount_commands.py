@@ -36,12 +36,24 @@ COMMANDS = (
     ),
     Command(
         "umount",
-        arguments=(Argument("dir", "DIR", "where it is mounted", "*", completes="mount"),),
+        arguments=(
+            Argument(
+                "dir",
+                "DIR|IMAGE",
+                "where it is mounted, or an image: all your mounts of it",
+                "*",
+                completes="mount",
+            ),
+        ),
         options=(
             Option(("--all",), "all mounts of yours"),
+            Option(("--user",), "with --all, as root: all mounts of this user", value="NAME"),
             Option(("--lazy",), "detach now, end when nothing uses it any more"),
         ),
-        examples=(Example("cfs umount mnt", "unmount"),),
+        examples=(
+            Example("cfs umount mnt", "unmount"),
+            Example("cfs umount debian", "unmount an image wherever you mounted it"),
+        ),
     ),
     Command(
         "mounts",

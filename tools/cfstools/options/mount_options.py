@@ -106,7 +106,7 @@ TABLE = (
     MountOption("show everything as owned by this group id", "--gid", "gid", "N", FUSE),
     MountOption("this directory of the image is the root", "--subdir", "subdir", "PATH", FUSE),
     MountOption(
-        "which FUSE server: direct (the default; needs no open requests) or pyfuse3",
+        "which FUSE server: pyfuse3 (the default) or direct",
         "--engine",
         "engine",
         "NAME",
