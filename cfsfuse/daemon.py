@@ -56,13 +56,14 @@ def run(
     receiver, sender = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        _detach(serve, log_fd, sender)
-    os.close(sender)
     messages = _Messages(receiver)
     try:
-        os.waitpid(child, 0)  # ends at once: it only makes the daemon
+        with _interrupts_blocked():  # no daemon comes into being that we do not end
+            child = os.fork()
+            if child == 0:
+                _detach(serve, log_fd, sender)
+            os.close(sender)
+            os.waitpid(child, 0)  # ends at once: it only makes the daemon
         messages.await_ready(time.monotonic() + timeout)
     except BaseException:
         with _interrupts_blocked():

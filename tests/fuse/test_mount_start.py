@@ -60,6 +60,8 @@ class Start:
             env=unmounted.user.environment(XDG_RUNTIME_DIR=unmounted.runtime, PATH=path),
             stderr=subprocess.PIPE,
             text=True,
+            # A shell that runs tests in the background has it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         until((self.directory / "mounted").exists)
         return self.process
