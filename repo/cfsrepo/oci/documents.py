@@ -111,7 +111,7 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
     config = _descriptor(document.get("config"), f"{name}: config")
     if config.media_type not in CONFIG_TYPES:
         raise InputError(
-            f"{name}: unknown type of the configuration: {config.media_type}",
+            f"{name}: unknown type of the configuration: {config.media_type[:200]}",
             hint="only container images can be pulled, not other artifacts",
         )
     layers = [
@@ -120,7 +120,7 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
     for layer in layers:
         if layer.media_type not in LAYER_TYPES:
             raise InputError(
-                f"{name}: unknown type of layer {layer.digest}: {layer.media_type}",
+                f"{name}: unknown type of layer {layer.digest}: {layer.media_type[:200]}",
                 hint="layers are tar archives, plain or packed by gzip or zstd",
             )
     return Manifest(config, layers)
