@@ -310,6 +310,15 @@ def test_links_without_objects_go(repo: Repository) -> None:
     assert dry_and_real(repo).streams == 1
 
 
+@pytest.mark.parametrize("name", ["A" * 62, "a" * 61 + " ", "0" * 61 + "\u0661", "x" * 62])
+def test_a_name_that_is_nearly_one_is_a_stray(repo: Repository, name: str) -> None:
+    os.makedirs(f"{repo.objects.path}/00")
+    stray = Path(repo.objects.path, "00", name)
+    stray.write_bytes(b"")
+    assert dry_and_real(repo).strays == [str(stray)]
+    assert stray.exists()
+
+
 def test_strays_are_told_and_left_alone(repo: Repository) -> None:
     os.makedirs(f"{repo.objects.path}/00")
     strays = [f"{repo.objects.path}/00/{name}" for name in ("README", "0" * 60, "A" * 62)]

@@ -304,8 +304,7 @@ def _digests(section: memoryview, algorithm: Algorithm, name: str) -> list[bytes
     size = algorithm.digest_size
     if len(section) % size:
         raise _damaged(name, "odd size of a reference array")
-    data = bytes(section)
-    return [data[at : at + size] for at in range(0, len(data), size)]
+    return [digest for (digest,) in struct.iter_unpack(f"{size}s", section)]
 
 
 def _named_refs(section: memoryview, streams: list[bytes], name: str) -> dict[str, bytes]:

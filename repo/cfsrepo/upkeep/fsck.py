@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from cfsrepo.errors import CfsError, NotFoundError
@@ -108,12 +109,13 @@ class _Checker:
         streams = self.existing(links["streams"], streams=True)
         images = self.existing(links["images"], streams=False)
         self.check_streams(streams.items())
-        self.check_image_files(images.items())
+        expected, doubtful = self.check_image_files(images)
+        checked: set[bytes] = set()
         if not metadata_only:
             # Streams and images have been read; each other object once.
-            done = {*streams.values(), *images.values()}
             assert self.present is not None
-            self.check_objects(self.present - done)
+            checked = self.present - {*streams.values(), *images.values()}
+        self.check_content(images, checked, expected, doubtful)
 
     def check_images(self, images: list[ImageName], metadata_only: bool) -> None:
         repository = self.repository
@@ -128,9 +130,12 @@ class _Checker:
                 wanted |= self.streams_below(content_id, streams[content_id])
         files = {image.image_id: bytes.fromhex(image.image_id) for image in images}
         objects = self.check_streams(wanted.items())
-        objects |= self.check_image_files(files.items())
+        expected, doubtful = self.check_image_files(files)
+        checked: set[bytes] = set()
         if not metadata_only:
-            self.check_objects(objects - {*wanted.values(), *files.values()} - self.bad.keys())
+            checked = (objects | expected.keys()) - {*wanted.values(), *files.values()}
+            checked -= self.bad.keys()
+        self.check_content(files, checked, expected, doubtful)
 
     def streams_below(self, content_id: str, digest: bytes) -> dict[str, bytes]:
         """The streams of the config and the layers of a manifest, called as in `streams/`."""
@@ -302,12 +307,14 @@ class _Checker:
         if hashlib.new(algorithm, document).hexdigest() != wanted:
             self.problem(Kind.BAD_STREAM, f"streams/{content_id}", "its content has another digest")
 
-    def check_image_files(self, images: Iterable[tuple[str, bytes]]) -> set[bytes]:
-        """Check image files, several at a time; returns the objects of their files."""
+    def check_image_files(self, images: dict[str, bytes]) -> tuple[dict[bytes, int], set[bytes]]:
+        """Check image files, several at a time.
+
+        Returns the objects of their files with sizes, and those of which two say different ones.
+        """
         expected: dict[bytes, int] = {}
-        doubtful: set[bytes] = set()  # of which two images say different sizes
-        checked = sorted(images)
-        found = pool.run(checked, self.check_image_file, self.workers)
+        doubtful: set[bytes] = set()
+        found = pool.run(sorted(images.items()), self.check_image_file, self.workers)
         for (image_id, digest), (kind, detail, objects) in found:
             self.result.images += 1
             if kind is Kind.BAD_IMAGE:
@@ -317,7 +324,19 @@ class _Checker:
             for ref, size in objects.items():
                 if expected.setdefault(ref, size) != size:
                     doubtful.add(ref)
-        doubtful |= self.check_sizes(expected)
+        return expected, doubtful
+
+    def check_content(
+        self,
+        images: dict[str, bytes],
+        objects: set[bytes],
+        expected: dict[bytes, int],
+        doubtful: set[bytes],
+    ) -> None:
+        """Check the content of `objects`, and the sizes of all that are expected."""
+        doubtful |= self.check_objects(objects, expected)
+        rest = {digest: size for digest, size in expected.items() if digest not in objects}
+        doubtful |= self.check_sizes(rest)
         # Whose fault a wrong size is, the digest says: of the file, or of the image.
         sound = set()
         for ref in sorted(doubtful):
@@ -326,7 +345,7 @@ class _Checker:
                 sound.add(ref)
             else:
                 self.bad_object(ref, *state)
-        for item in checked if sound else ():
+        for item in sorted(images.items()) if sound else ():
             said = self.check_image_file(item)[2]
             for ref in sorted(sound & said.keys()):
                 if said[ref] != (actual := self.store.size(ref)):
@@ -335,7 +354,6 @@ class _Checker:
                         f"images/{item[0]}",
                         f"says that {object_path(ref)} has {said[ref]} bytes, not {actual}",
                     )
-        return set(expected)
 
     def check_sizes(self, expected: dict[bytes, int]) -> set[bytes]:
         """The objects that are missing, or have another size than expected."""
@@ -366,25 +384,35 @@ class _Checker:
         except (CfsError, NotADirectoryError) as error:
             return Kind.BAD_IMAGE, str(error), {}
 
-    def check_objects(self, digests: set[bytes]) -> None:
-        """Content against digest, in several processes, by directory."""
+    def check_objects(
+        self, digests: set[bytes], expected: Mapping[bytes, int] = MappingProxyType({})
+    ) -> set[bytes]:
+        """Content against digest, in several processes, by directory.
+
+        Returns those that have another size than expected.
+        """
         groups: dict[int, list[bytes]] = {}
         for digest in digests:
             groups.setdefault(digest[0], []).append(digest)
         require = self.repository.policy is VerityPolicy.REQUIRE
         task = "objects"
         self.progress.start(task, len(digests), "objects")
+        wrong: set[bytes] = set()
 
-        def work(group: list[bytes]) -> tuple[int, list[tuple[bytes, Kind, str]]]:
-            return objectcheck.check_group(self.store, sorted(group), require, self.deep)
+        def work(group: list[bytes]) -> objectcheck.Group:
+            return objectcheck.check_group(
+                self.store, sorted(group), require=require, deep=self.deep, expected=expected
+            )
 
-        for group, (size, bad) in pool.run(list(groups.values()), work, self.workers):
+        for group, found in pool.run(list(groups.values()), work, self.workers):
             self.result.objects += len(group)
-            self.result.size += size
-            for digest, kind, detail in bad:
+            self.result.size += found.size
+            wrong.update(found.other_size)
+            for digest, kind, detail in found.bad:
                 self.bad_object(digest, kind, detail)
             self.progress.advance(task, len(group))
         self.progress.finish(task)
+        return wrong
 
 
 def _is_link(repository: Repository, path: str) -> bool:

@@ -21,6 +21,7 @@ there for people to look at. So are files in `objects/` that are no objects.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -181,16 +182,15 @@ def _dead(fd: int, name: str, digest: bytes) -> _Dead:
 def _not_live(prefix: str, names: list[str], live: set[bytes], algorithm: Algorithm) -> list[str]:
     """Those of the names in a directory of objects that are not of `live` ones."""
     size = algorithm.digest_size
-    first = bytes.fromhex(prefix)
     # All names in one go: most are live, and a call for each is what a collection's time is.
+    text = prefix + prefix.join(names) if names else ""
     try:
-        rests = bytes.fromhex("".join(names))
+        joined = bytes.fromhex(text) if text == text.lower() else b""
     except ValueError:
-        rests = b""
-    if len(rests) == len(names) * (size - 1) and set(map(len, names)) == {2 * (size - 1)}:
-        digests = {first + rests[at : at + size - 1] for at in range(0, len(rests), size - 1)}
-        if len(digests) == len(names):
-            return sorted(digest.hex()[2:] for digest in digests - live)
+        joined = b""
+    if len(joined) == len(names) * size and set(map(len, names)) <= {2 * (size - 1)}:
+        digests = struct.iter_unpack(f"{size}s", joined)
+        return sorted(digest.hex()[2:] for (digest,) in digests if digest not in live)
     # Files among them that are none.
     return [
         name

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from cfsrepo.errors import NotFoundError
@@ -12,55 +15,79 @@ from cfsrepo.store import kernelverity
 from cfsrepo.store.objects import ObjectStore
 from cfsrepo.upkeep.findings import Kind
 
-_SMALL: Final = 1 << 20  # objects up to here are read whole
+_SMALL: Final = 64 << 10  # objects below are read in one call
 
 
 def state(store: ObjectStore, digest: bytes) -> tuple[Kind, str] | None:
     """What is wrong with an object (missing, damaged, unreadable); None when it is good."""
-    _, bad = check_group(store, [digest], False, False)
+    bad = check_group(store, [digest]).bad
     return bad[0][1:] if bad else None
 
 
+@dataclass(slots=True)
+class Group:
+    """What a group of objects was found to be."""
+
+    size: int = 0
+    """Bytes of them."""
+    bad: list[tuple[bytes, Kind, str]] = field(default_factory=list)
+    """Digest, what is wrong, detail."""
+    other_size: list[bytes] = field(default_factory=list)
+    """Digests of those that have another size than was expected, whatever their content."""
+
+
 def check_group(
-    store: ObjectStore, digests: list[bytes], require: bool, deep: bool
-) -> tuple[int, list[tuple[bytes, Kind, str]]]:
-    """Bytes checked, and what is wrong with which object."""
+    store: ObjectStore,
+    digests: list[bytes],
+    *,
+    require: bool = False,
+    deep: bool = False,
+    expected: Mapping[bytes, int] = MappingProxyType({}),
+) -> Group:
+    """Check objects: their content, with `require` that the kernel protects it.
+
+    What it protects is measured by it; with `deep` it is read too. `expected`: sizes in bytes.
+    """
     algorithm = store.algorithm
-    total = 0
-    bad: list[tuple[bytes, Kind, str]] = []
+    found = Group()
     measured_here = True  # until a file system says that it has no fs-verity at all
     for digest in digests:
         try:
             fd = store.open(digest)
         except NotFoundError:
-            bad.append((digest, Kind.MISSING, ""))
+            found.bad.append((digest, Kind.MISSING, ""))
             continue
         except OSError as error:
-            bad.append((digest, Kind.UNREADABLE, error.strerror or ""))
+            found.bad.append((digest, Kind.UNREADABLE, error.strerror or ""))
             continue
         try:
-            size = os.fstat(fd).st_size
-            total += size
             measured = kernelverity.measure(fd, algorithm) if measured_here else None
             if measured is None:
                 measured_here = require
                 if require:
-                    bad.append((digest, Kind.UNPROTECTED, ""))
-            if measured is not None and deep:
-                fsverity.digest_fd(fd, algorithm)  # a block that the kernel finds wrong is an EIO
-            found = measured or _compute(fd, size, algorithm)
-            if found != digest:
-                bad.append((digest, Kind.DAMAGED, f"its content has the digest {found.hex()}"))
+                    found.bad.append((digest, Kind.UNPROTECTED, ""))
+                size, content = _compute(fd, algorithm)
+            else:
+                size, content = os.fstat(fd).st_size, measured
+                if deep:
+                    fsverity.digest_fd(fd, algorithm)  # a block that is found wrong is an EIO
+            found.size += size
+            if content != digest:
+                detail = f"its content has the digest {content.hex()}"
+                found.bad.append((digest, Kind.DAMAGED, detail))
+            if expected.get(digest, size) != size:
+                found.other_size.append(digest)
         except OSError as error:
-            bad.append((digest, Kind.UNREADABLE, error.strerror or ""))
+            found.bad.append((digest, Kind.UNREADABLE, error.strerror or ""))
         finally:
             os.close(fd)
-    return total, bad
+    return found
 
 
-def _compute(fd: int, size: int, algorithm: Algorithm) -> bytes:
-    if size <= _SMALL:
-        data = os.read(fd, size + 1)
-        if len(data) == size:
-            return fsverity.digest(data, algorithm)
-    return fsverity.digest_fd(fd, algorithm)
+def _compute(fd: int, algorithm: Algorithm) -> tuple[int, bytes]:
+    """Size and digest of a file."""
+    data = os.read(fd, _SMALL)
+    if len(data) < _SMALL:  # most objects: no need to ask for the size
+        return len(data), fsverity.digest(data, algorithm)
+    size = os.fstat(fd).st_size
+    return size, fsverity.digest_fd(fd, algorithm)

@@ -13,7 +13,7 @@ against its digest first: references in a damaged one would be wrong, and what i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cfsrepo.errors import CfsError, NotFoundError, RepositoryError
 from cfsrepo.formats.erofs.reader import ErofsImage
@@ -44,6 +44,7 @@ class Marker:
         # digest of a stream -> (its objects, what it names: key -> digest)
         self._streams: dict[bytes, tuple[list[bytes], dict[str, bytes]]] = {}
         self._images: dict[bytes, set[bytes]] = {}
+        self._last: tuple[object, Marked] | None = None
 
     def mark(self) -> Marked:
         """Follow all roots as they are now. The caller holds a lock of the repository.
@@ -56,6 +57,10 @@ class Marker:
         # Names before what they stand for: a pull may come in between.
         stream_refs, image_refs = repository.stream_refs(), repository.image_refs()
         streams, images = repository.streams(), repository.images()
+        roots = (stream_refs, image_refs, streams, images, marked.in_use.reasons.keys())
+        if self._last is not None and self._last[0] == roots:
+            return replace(self._last[1], in_use=marked.in_use)
+        self._last = roots, marked
         for name, content_id in sorted(stream_refs.items()):
             if content_id not in streams:
                 raise _broken(f"streams/refs/{name}", f"there is no stream {content_id}")
