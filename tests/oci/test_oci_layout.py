@@ -10,6 +10,7 @@ import pytest
 import zstandard
 
 from cfsrepo.errors import DigestMismatchError, InputError, LimitError, NotFoundError, UsageError
+from cfsrepo.oci import decompress as decompress_module
 from cfsrepo.oci import documents
 from cfsrepo.oci.decompress import CHUNK, decompress
 from cfsrepo.oci.documents import Compression, Descriptor, Platform
@@ -384,6 +385,19 @@ SAMPLE = bytes(range(256)) * 5000
 )
 def test_unpacking(data: bytes, compression: Compression, most: int) -> None:
     assert unpack(data, compression, most) in (SAMPLE[:3000], b"")
+
+
+@pytest.mark.parametrize("most", [1, 10, 1000, 1 << 30])
+def test_unpacking_without_isal(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decompress_module, "_NEW_MEMBER", decompress_module._ZlibMember)
+    members = gzip(SAMPLE[:1000]) + gzip(b"") + gzip(SAMPLE[1000:3000])
+    assert unpack(members, Compression.GZIP, most) == SAMPLE[:3000]
+    for damaged in (members[:-1], members + b"garbage", members[:-8] + bytes(8)):
+        with pytest.raises(InputError, match="blob: .*gzip"):
+            unpack(damaged, Compression.GZIP, most)
+    sizes = [len(chunk) for chunk in decompress(Bytes(gzip(bytes(50 << 20))), Compression.GZIP)]
+    assert sum(sizes) == 50 << 20
+    assert max(sizes) <= CHUNK
 
 
 @pytest.mark.parametrize(("pack", "compression"), [(gzip, "gzip"), (zstd, "zstd")])

@@ -8,8 +8,8 @@ else: ISA-L is nearly twice as fast.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from typing import IO, Any, Final, Protocol, cast
+from collections.abc import Callable, Iterator
+from typing import IO, Final, Protocol, cast
 
 import zstandard
 
@@ -18,7 +18,7 @@ from cfsrepo.oci.documents import Compression
 from cfsrepo.oci.zstdframes import FrameWalk
 
 try:
-    from isal import isal_zlib as _isal
+    from isal import igzip_lib as _isal
 except ImportError:
     _isal = None  # type: ignore[assignment]
 
@@ -26,8 +26,6 @@ CHUNK = 1 << 20
 _INPUT = 256 << 10
 _GZIP_WRAPPER = 16 + zlib.MAX_WBITS
 _WINDOW_MAX = 1 << 27
-_DECOMPRESSOR: Final[Any] = zlib if _isal is None else _isal
-_GZIP_ERRORS: Final[tuple[type[Exception], ...]] = (zlib.error, _DECOMPRESSOR.error)
 
 
 class Source(Protocol):
@@ -47,16 +45,58 @@ def decompress(source: Source, compression: Compression) -> Iterator[bytes]:
     return iter(lambda: source.read(CHUNK), b"")
 
 
+class _GzipMember(Protocol):
+    """What unpacks one gzip member; it keeps the input that it was given and has not used."""
+
+    eof: bool
+    needs_input: bool
+    unused_data: bytes
+
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _ZlibMember:
+    """zlib's decompressor in the manner of ISA-L's."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(_GZIP_WRAPPER)
+
+    @property
+    def eof(self) -> bool:
+        return self._member.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._member.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._member.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._member.decompress(self._member.unconsumed_tail + data, max_length)
+
+
+_NEW_MEMBER: Final = cast(
+    "Callable[[], _GzipMember]",
+    _ZlibMember if _isal is None else lambda: _isal.IgzipDecompressor(flag=_isal.DECOMP_GZIP),
+)
+_GZIP_ERRORS = cast(
+    "tuple[type[Exception], ...]",
+    (zlib.error,) if _isal is None else (zlib.error, _isal.IsalError),
+)
+
+
 def _gunzip(source: Source) -> Iterator[bytes]:
     data = source.read(_INPUT)
     try:
         while data:
-            member: Any = _DECOMPRESSOR.decompressobj(_GZIP_WRAPPER)
+            member = _NEW_MEMBER()
             while not member.eof:
-                if not data and not (data := source.read(_INPUT)):
+                if member.needs_input and not data and not (data := source.read(_INPUT)):
                     raise InputError(f"{source.name}: the gzip stream is cut off")
                 chunk = member.decompress(data, CHUNK)
-                data = member.unconsumed_tail
+                data = b""
                 if chunk:
                     yield chunk
             data = member.unused_data or source.read(_INPUT)
