@@ -393,7 +393,7 @@ def test_unpacking_without_isal(most: int, monkeypatch: pytest.MonkeyPatch) -> N
     members = gzip(SAMPLE[:1000]) + gzip(b"") + gzip(SAMPLE[1000:3000])
     assert unpack(members, Compression.GZIP, most) == SAMPLE[:3000]
     for damaged in (members[:-1], members + b"garbage", members[:-8] + bytes(8)):
-        with pytest.raises(InputError, match="blob: .*gzip"):
+        with pytest.raises(InputError, match=r"blob: .*gzip"):
             unpack(damaged, Compression.GZIP, most)
     sizes = [len(chunk) for chunk in decompress(Bytes(gzip(bytes(50 << 20))), Compression.GZIP)]
     assert sum(sizes) == 50 << 20
