@@ -46,6 +46,7 @@ _INT = struct.Struct("<q")
 
 _LEVEL: Final = 3
 _PIECE: Final = 1 << 20  # of uncompressed data at a time
+_COMPRESSED_AT_ONCE: Final = 128 << 10  # bytes of chunks
 _SPOOL: Final = 8 << 20  # of compressed data, beyond which it waits in a temporary file
 _NAMED_REFS_LIMIT: Final = 16 << 20  # bytes, uncompressed
 _WINDOW_LIMIT: Final = 128 << 20  # what a stream may make the decompressor allocate
@@ -77,6 +78,7 @@ class SplitStreamWriter:
         self.size = 0
         """Bytes of the whole file so far."""
         self._inline = bytearray()
+        self._chunks = bytearray()  # that wait to be compressed, many at a time
         import tempfile  # slow to load, and readers do not need it
 
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL).compressobj()
@@ -99,17 +101,23 @@ class SplitStreamWriter:
 
         Readers that parse tar want each header and its inline content within a chunk.
         """
-        if self._inline:
-            self.size += len(self._inline)
-            self._emit(_INT.pack(-len(self._inline)))
-            self._emit(self._inline)
-            self._inline = bytearray()
+        inline = self._inline
+        if inline:
+            size = len(inline)
+            self.size += size
+            chunks = self._chunks
+            chunks += _INT.pack(-size)
+            chunks += inline
+            inline.clear()
+            if len(chunks) > _COMPRESSED_AT_ONCE:
+                self._compress()
 
     def external(self, digest: bytes, size: int) -> None:
         """Append the object `digest`, which has `size` bytes."""
         self.end_chunk()
         self.size += size
-        self._emit(_INT.pack(self.keep(digest)))
+        index = self._object_index
+        self._chunks += _INT.pack(index.setdefault(bytes(digest), len(index)))
 
     def keep(self, digest: bytes) -> int:
         """Keep the object `digest` alive with this stream, without appending it.
@@ -127,9 +135,10 @@ class SplitStreamWriter:
         index = self._stream_index
         self._named[encoded] = index.setdefault(bytes(digest), len(index))
 
-    def _emit(self, data: bytes | bytearray) -> None:
-        if compressed := self._compressor.compress(data):
+    def _compress(self) -> None:
+        if compressed := self._compressor.compress(self._chunks):
             self._stream.write(compressed)
+        self._chunks.clear()
 
     def finish(self) -> bytes:
         """The stream as a file. The writer is used up."""
@@ -140,6 +149,7 @@ class SplitStreamWriter:
     def finish_to(self, write: Callable[[bytes], object]) -> None:
         """Hand the stream to `write` in pieces of at most about 1 MiB. The writer is used up."""
         self.end_chunk()
+        self._compress()
         with self._stream as stream:
             stream.write(self._compressor.flush())
             stream_size = stream.tell()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from cfsrepo.errors import InputError
+from cfsrepo.formats.tar.headerfields import BLOCK
 from cfsrepo.formats.tar.reader import Member, TarParser
 
 
@@ -43,15 +44,22 @@ class TarStream:
         if self._data_left:
             for _ in self.read_data():
                 pass
-        if self._padding:
+        # Padding and headers are handed on together, where they are in memory together.
+        padding = self._padding
+        if padding and len(self._buffer) - self._position < padding + BLOCK:
             self._skip_padding()
+            padding = 0
         parser = self._parser
         while True:
-            member = parser.parse(self._buffer, self._position)
+            member = parser.parse(self._buffer, self._position + padding)
             if member is not None:
                 self._header(parser.position)
-                self._data_left, self._padding = member.stored, member.padding
+                self._data_left = stored = member.stored
+                self._padding = -stored % BLOCK
                 return member
+            if padding:
+                self._skip_padding()
+                padding = 0
             if parser.ended:
                 self._rest()
                 return None
