@@ -8,6 +8,8 @@ from cfsrepo.errors import InputError
 from cfsrepo.formats.tar.headerfields import BLOCK
 from cfsrepo.formats.tar.reader import Member, TarParser
 
+_SMALL = 256 << 10  # bytes of data that are worth copying to have them in one piece
+
 
 class TarStream:
     """Members and contents of an archive that arrives in `chunks` (of any size, never all kept).
@@ -81,11 +83,15 @@ class TarStream:
             yield piece
 
     def take_data(self) -> bytes | None:
-        """The current member's whole data if it is in memory already (the quick way for small
-        files); None: use `read_data`."""
+        """The current member's whole data if it is in memory already or small (the quick way);
+        None: use `read_data`."""
         end = self._position + self._data_left
         if end > len(self._buffer):
-            return None
+            if self._data_left > _SMALL or not self._more():
+                return None
+            end = self._position + self._data_left
+            if end > len(self._buffer):
+                return None
         data = self._buffer[self._position : end]
         self._position, self._data_left = end, 0
         return data
