@@ -16,7 +16,7 @@ FAST = not fuse and not interop and not root
 PYTEST = tools/in-reach .venv/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test test-fast lint format bench bench-quick campaign campaign-fuse fuzz vm-test \
+.PHONY: help demo test test-fast lint format bench bench-quick bench-scale campaign campaign-fuse fuzz vm-test \
     setup clean
 
 help: ## this list
@@ -53,6 +53,11 @@ bench: setup ## all measurements beside the peers, an hour; BENCH_ARGS="pull fus
 bench-quick: setup ## the same with small inputs; two minutes
 	@tools/setup --peers
 	@tools/in-reach .venv/bin/python tools/bench/run.py --quick $(BENCH_ARGS)
+
+bench-scale: setup ## how costs grow with sizes: plots in tools/bench/plots; ten minutes
+	@tools/setup --peers
+	@.venv/bin/python -c 'import matplotlib' 2>/dev/null || .venv/bin/pip install -q -e '.[bench]'
+	@tools/in-reach .venv/bin/python tools/bench/scale.py $(BENCH_ARGS)
 
 campaign: setup ## kill commands, fill disks, crowd a repository; some minutes
 	@tools/in-reach .venv/bin/python tools/campaign/run.py $(CAMPAIGN_ARGS)

@@ -10,4 +10,5 @@ TOOLS = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 sys.path[:0] = [os.path.join(TOOLS, "bench"), TOOLS]
 
 measure = importlib.import_module("measure")
+scale = importlib.import_module("scale")
 report = importlib.import_module("report")
