@@ -77,6 +77,42 @@ def test_the_demo_image(
     assert differences(kernel, seen_by_user(fuse, repository, engine)) == []
 
 
+def odd_metadata() -> list[bytes]:
+    """Modes, owners, times, devices and extended attributes."""
+    return [
+        *(
+            member(b"mode-%o" % mode, b"m", mode=mode)
+            for mode in (0, 0o1644, 0o2755, 0o4711, 0o7777)
+        ),
+        *(
+            member(b"uid-%d" % uid, b"u", uid=uid, gid=uid)
+            for uid in (65535, 65536, 2**31, 2**32 - 2)
+        ),
+        *(member(b"mtime%d" % mtime, b"t" * 99, mtime=mtime) for mtime in (-1, 0, 2**32, 2**33)),
+        member(b"pax-mtime", b"t", pax={b"mtime": b"1234567890.987654321"}),
+        member(b"null", kind=CHAR, device=(1, 3), mode=0o666),
+        member(b"whiteout-like", kind=CHAR, device=(0, 0)),
+        member(b"big-device", kind=CHAR, device=(4095, 1048575)),
+        member(b"disk", kind=BLOCK_DEVICE, device=(8, 300), mode=0o660, gid=6),
+        member(b"fifo", kind=FIFO, mode=0o600),
+        member(
+            b"xattrs",
+            b"x",
+            pax={
+                b"SCHILY.xattr.user.empty": b"",
+                b"SCHILY.xattr.user.binary": bytes(range(256)),
+                b"SCHILY.xattr.user.large": b"v" * 3000,
+                b"SCHILY.xattr.user.shared": b"value",
+                b"SCHILY.xattr.trusted.hidden": b"from users",
+                b"SCHILY.xattr.security.capability": CAPABILITY,
+                b"SCHILY.xattr.user.\xff\xfe": b"name that is no UTF-8",
+            },
+        ),
+        directory(b"xattr-directory", pax={b"SCHILY.xattr.user.on": b"a directory"}),
+        symlink(b"xattr-link", b"x", pax={b"SCHILY.xattr.trusted.on": b"a link"}),
+    ]
+
+
 def odd_layers() -> list[bytes]:
     """All that tar can say and Debian does not."""
     name = b"n" * 255
@@ -96,42 +132,13 @@ def odd_layers() -> list[bytes]:
         *(member(b"odd/" + name, name * 20) for name in names),
         *(member(b"size-%d" % size, b"s" * size) for size in (0, 1, 63, 64, 65, 4095, 4096, 4097)),
         *(member(b"size-%d" % size, b"S" * size) for size in (131072, 1 << 20, (1 << 20) + 1)),
-        *(
-            member(b"mode-%o" % mode, b"m", mode=mode)
-            for mode in (0, 0o1644, 0o2755, 0o4711, 0o7777)
-        ),
-        *(
-            member(b"uid-%d" % uid, b"u", uid=uid, gid=uid)
-            for uid in (65535, 65536, 2**31, 2**32 - 2)
-        ),
-        *(member(b"mtime%d" % mtime, b"t" * 99, mtime=mtime) for mtime in (-1, 0, 2**32, 2**33)),
-        member(b"pax-mtime", b"t", pax={b"mtime": b"1234567890.987654321"}),
-        member(b"null", kind=CHAR, device=(1, 3), mode=0o666),
-        member(b"whiteout-like", kind=CHAR, device=(0, 0)),
-        member(b"big-device", kind=CHAR, device=(4095, 1048575)),
-        member(b"disk", kind=BLOCK_DEVICE, device=(8, 300), mode=0o660, gid=6),
-        member(b"fifo", kind=FIFO, mode=0o600),
+        *odd_metadata(),
         symlink(b"short", b"x"),
         symlink(b"long", b"l" * 1500),
         symlink(b"odd-target", b"\xff \n"),
         hardlink(b"link-to-symlink", b"short"),
         member(b"linked", b"L" * 1000, pax={b"SCHILY.xattr.user.shared": b"value"}),
         hardlink(b"odd/linked", b"linked"),
-        member(
-            b"xattrs",
-            b"x",
-            pax={
-                b"SCHILY.xattr.user.empty": b"",
-                b"SCHILY.xattr.user.binary": bytes(range(256)),
-                b"SCHILY.xattr.user.large": b"v" * 3000,
-                b"SCHILY.xattr.user.shared": b"value",
-                b"SCHILY.xattr.trusted.hidden": b"from users",
-                b"SCHILY.xattr.security.capability": CAPABILITY,
-                b"SCHILY.xattr.user.\xff\xfe": b"name that is no UTF-8",
-            },
-        ),
-        directory(b"xattr-directory", pax={b"SCHILY.xattr.user.on": b"a directory"}),
-        symlink(b"xattr-link", b"x", pax={b"SCHILY.xattr.trusted.on": b"a link"}),
         directory(b"many"),
         *(member(b"many/%05d" % number) for number in range(3000)),
         directory(b"private", mode=0),

@@ -23,6 +23,30 @@ def oci_digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+def documents_of(diff_ids: list[str], note: bytes) -> tuple[bytes, bytes]:
+    """Configuration and manifest of an image; `note` makes them differ from other images'."""
+    config = json.dumps(
+        {
+            "os": "linux",
+            "architecture": "amd64",
+            "created": "2026-01-02T03:04:05Z",
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+            "note": note.decode("latin-1"),
+        }
+    ).encode()
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "config": {"digest": oci_digest(config), "size": len(config)},
+            "layers": [
+                {"mediaType": "tar", "digest": "sha256:" + "0" * 64, "size": 1000 + number}
+                for number in range(len(diff_ids))
+            ],
+        }
+    ).encode()
+    return config, manifest
+
+
 def add_image(
     repo: Repository,
     tag: str | None,
@@ -48,27 +72,8 @@ def add_image(
         digest = repo.objects.put(writer.finish())
         streams[ocistreams.LAYER_PREFIX + diff_id] = layer_digests[diff_id] = digest
 
-    config = json.dumps(
-        {
-            "os": "linux",
-            "architecture": "amd64",
-            "created": "2026-01-02T03:04:05Z",
-            "rootfs": {"type": "layers", "diff_ids": list(layer_digests)},
-            "note": content.decode("latin-1"),
-        }
-    ).encode()
-    config_digest = oci_digest(config)
-    manifest = json.dumps(
-        {
-            "schemaVersion": 2,
-            "config": {"digest": config_digest, "size": len(config)},
-            "layers": [
-                {"mediaType": "tar", "digest": "sha256:" + "0" * 64, "size": 1000 + number}
-                for number in range(len(layer_digests))
-            ],
-        }
-    ).encode()
-    manifest_digest = oci_digest(manifest)
+    config, manifest = documents_of(list(layer_digests), content)
+    config_digest, manifest_digest = oci_digest(config), oci_digest(manifest)
 
     writer = SplitStreamWriter(repo.algorithm, OCI_CONFIG)
     for diff_id, digest in layer_digests.items():

@@ -34,8 +34,8 @@ def seen(repository: str, name: str, scratch: str) -> Seen:
         return look(merged, READ_ALL)
 
 
-@pytest.mark.parametrize("oci", [False, True])
-def test_edited_without_root(oci: bool, user: User, peer: Peer, tmp_path: object) -> None:
+def sample(user: User) -> LayoutBuilder:
+    """An image with what only root could have on disk."""
     layout = LayoutBuilder(os.path.join(user.home, "layout"))
     pax = {b"SCHILY.xattr.security.capability": CAPABILITY}
     layout.image(
@@ -50,6 +50,12 @@ def test_edited_without_root(oci: bool, user: User, peer: Peer, tmp_path: object
             member(b"dev/null", kind=CHAR, device=(1, 3), mode=0o666),
         )
     )
+    return layout
+
+
+@pytest.mark.parametrize("oci", [False, True])
+def test_edited_without_root(oci: bool, user: User, peer: Peer, tmp_path: object) -> None:
+    layout = sample(user)
     tree = os.path.join(user.home, "tree")
     user.cfs("init")
     user.cfs("pull", layout.source(), "image")
@@ -79,8 +85,11 @@ def test_edited_without_root(oci: bool, user: User, peer: Peer, tmp_path: object
     # Times of directories in which a file was made; `/` takes after /usr in an OCI image.
     assert changed_names <= {"config", "etc", "usr", "dev", "."}
     assert before.keys() <= after.keys()
+    check_edited(root, peer("getcap"), f"{tmp_path}/shown")
 
-    shown = f"{tmp_path}/shown"
+
+def check_edited(root: str, getcap: str, shown: str) -> None:
+    """The kernel shows the edited image in the repository `root` as it was committed."""
     os.mkdir(shown)
     with Repository.open(root) as repo:
         image = os.path.join(repo.path, "images", names.resolve(repo, "edited").image_id)
@@ -89,7 +98,7 @@ def test_edited_without_root(oci: bool, user: User, peer: Peer, tmp_path: object
         assert (tool.st_mode, tool.st_uid) == (0o104755, 0)
         assert os.getxattr(f"{merged}/usr/tool", "security.capability")[:4] == CAPABILITY[:4]
         listed = subprocess.run(
-            [peer("getcap"), f"{merged}/usr/tool"], check=True, capture_output=True, text=True
+            [getcap, f"{merged}/usr/tool"], check=True, capture_output=True, text=True
         )
         assert "cap_net_raw" in listed.stdout
         kmsg = os.stat(f"{merged}/dev/kmsg")

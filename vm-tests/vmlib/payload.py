@@ -68,6 +68,8 @@ def _add_wheel(tar: tarfile.TarFile, command: str, *arguments: str) -> None:
         (wheel,) = os.listdir(scratch)
         with zipfile.ZipFile(os.path.join(scratch, wheel)) as files:
             for name in files.namelist():
+                if name.endswith("/"):
+                    continue  # a directory, which some wheels list
                 _add_file(tar, f"site/{name}", files.read(name), 0o644)
 
 

@@ -90,18 +90,7 @@ def change_record(path: str, changes: Changes) -> Meta:
         elif not metarecord.same_time(old, sec, nsec):
             old = replace(old, mtime_sec=sec, mtime_nsec=nsec)
         new = _changed(old, changes, path)
-        try:
-            metarecord.check_type(new, info.st_mode)
-            record = metarecord.encode(new)
-            metarecord.decode(record)
-        except LimitError:
-            raise
-        except InputError as error:
-            raise UsageError(f"{path}: {error}") from error
-        if info.st_size and not (
-            stat.S_ISREG(new.mode) or stat.S_ISLNK(new.mode) or stat.S_ISDIR(new.mode)
-        ):
-            raise UsageError(f"{path}: what stands for {new.type_name} must be empty")
+        record = _record_for(new, info, path)
         closed = not info.st_mode & stat.S_IWUSR
         if closed:  # the kernel asks for the right to write before it sets an attribute
             os.fchmod(fd, stat.S_IMODE(info.st_mode) | stat.S_IWUSR)
@@ -120,6 +109,23 @@ def change_record(path: str, changes: Changes) -> Meta:
         return new
     finally:
         os.close(fd)
+
+
+def _record_for(meta: Meta, info: os.stat_result, path: str) -> bytes:
+    """The bytes of the record `meta`, if the file `info` can have it; UsageError if not."""
+    try:
+        metarecord.check_type(meta, info.st_mode)
+        record = metarecord.encode(meta)
+        metarecord.decode(record)
+    except LimitError:
+        raise
+    except InputError as error:
+        raise UsageError(f"{path}: {error}") from error
+    if info.st_size and not (
+        stat.S_ISREG(meta.mode) or stat.S_ISLNK(meta.mode) or stat.S_ISDIR(meta.mode)
+    ):
+        raise UsageError(f"{path}: what stands for {meta.type_name} must be empty")
+    return record
 
 
 def _changed(old: Meta, changes: Changes, path: str) -> Meta:
