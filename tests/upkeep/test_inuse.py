@@ -259,7 +259,7 @@ def test_a_mount_that_does_not_say_its_image_keeps_all(
 ) -> None:
     image_id = untagged(repo)
     mounted(overlay(source))
-    assert inuse.find(repo).reasons == {image_id: ["mounted at /mnt/image, perhaps"]}
+    assert inuse.find(repo).reasons == {image_id: ["perhaps mounted at /mnt/image"]}
 
 
 def test_a_mount_by_a_damaged_name_keeps_all(repo: Repository, mounted: Played) -> None:

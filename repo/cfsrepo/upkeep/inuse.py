@@ -67,14 +67,19 @@ def find(repository: Repository) -> InUse:
     for pin in result.live_pins:
         for image_id in filter(pin.keeps, images):
             reasons[image_id].append(pin.describe())
-    for image_id, mount_point in _mounted_images(repository, images):
-        reasons[image_id].append(f"mounted at {mount_point}")
-    for pid in serving_processes(repository):
-        for image_id in images:
-            reasons[image_id].append(f"perhaps served by cfsctl (process {pid})")
+    certain, perhaps = _mounted_images(repository, images)
+    for image_id, point in certain:
+        reasons[image_id].append(f"mounted at {point}")
     for image_id in opened:
         if not reasons[image_id]:
             reasons[image_id].append("its file is open or mounted")
+    guesses = [f"perhaps mounted at {point}" for point in perhaps]
+    guesses += [
+        f"perhaps served by cfsctl (process {pid})" for pid in serving_processes(repository)
+    ]
+    for found in reasons.values():
+        if not found:
+            found += guesses
     result.reasons = {image_id: found for image_id, found in reasons.items() if found}
     return result
 
@@ -150,14 +155,16 @@ def _judge_pins(found: list[Pin], opened: set[str], result: InUse) -> None:
 # --- mounts and servers of others ----------------------------------------------------------------
 
 
-def _mounted_images(repository: Repository, images: list[str]) -> list[tuple[str, str]]:
-    """Images of the repository that the kernel has mounted: (image id, mount point).
+def _mounted_images(
+    repository: Repository, images: list[str]
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Images that the kernel has mounted as composefs: (image id, mount point) of each.
 
-    The mount's source says the image: `composefs:ID` or `composefs:NAME`. A composefs mount that
-    does not say it, and whose data may be this repository's, counts for all images: to keep too
-    much is the only safe answer.
+    The mount's source says the image: `composefs:ID` or `composefs:NAME`. Also the mount points of
+    those that do not say it, and whose data may be this repository's.
     """
-    found: list[tuple[str, str]] = []
+    certain: list[tuple[str, str]] = []
+    perhaps: list[str] = []
     own = os.fsencode(os.path.realpath(repository.objects.path))
     for mount in mounttable.read_all()[0]:
         if mount.fstype != "overlay" or not mount.source.startswith(_OVERLAY_SOURCE):
@@ -165,14 +172,14 @@ def _mounted_images(repository: Repository, images: list[str]) -> list[tuple[str
         point = os.fsdecode(mount.mount_point)
         name = os.fsdecode(mount.source.partition(b":")[2])
         if name in images:
-            found.append((name, point))
+            certain.append((name, point))
         elif not _can_be_ours(mount, own):
             continue
         elif name and (image_id := _resolve(repository, name)) is not None:
-            found.append((image_id, point))
+            certain.append((image_id, point))
         elif not name or not _is_id(name, repository):
-            found += [(image_id, f"{point}, perhaps") for image_id in images]
-    return found
+            perhaps.append(point)
+    return certain, perhaps
 
 
 def serving_processes(repository: Repository) -> list[int]:
