@@ -144,6 +144,33 @@ def test_tag_and_untag(cfs: Cfs, filled: str) -> None:
     assert "'@'" in cfs("tag", "two:1", "@x", code=2)
 
 
+def test_a_damaged_image_is_told(cfs: Cfs, filled: str) -> None:
+    with Repository.open(filled) as repo:
+        content_id = repo.tags()["one:1"]
+        repo.tag("one:1-old", repo.tags()["two:1"])
+    Path(filled, "streams", content_id).resolve().write_bytes(b"damaged")
+    for command in (["inspect", "one:1"], ["ls", "one:1"], ["tag", "one:1", "x"], ["pin", "one:1"]):
+        said = cfs(*command, code=5)
+        assert "one:1: the image is damaged" in said
+        assert "cfs fsck" in said
+    row = next(line for line in cfs("images").splitlines() if line.startswith("one:1 "))
+    assert row.split()[:3] == ["one:1", "-", "damaged"]
+    listed = {image["name"]: image for image in json.loads(cfs("images", "--json"))}
+    assert (listed["one:1"]["damaged"], listed["one:1-old"]["damaged"]) == (True, False)
+    cfs("untag", "one:1")
+    assert "one:1 " not in cfs("images")
+
+
+def test_commit_onto_the_name_of_a_tag(cfs: Cfs, filled: str, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    cfs("commit", str(tmp_path / "tree"), "one:1")
+    names_now = [image["name"] for image in json.loads(cfs("images", "--json"))]
+    assert names_now.count("one:1") == 1
+    assert "Manifest:   -" in cfs("inspect", "one:1")
+    cfs("untag", "one:1")
+    assert "no such image" in cfs("inspect", "one:1", code=3)
+
+
 def test_names_of_image_files(cfs: Cfs, filled: str) -> None:
     with Repository.open(filled) as repo:
         image_id = repo.add_image(make_image_file({"a": A}, repo), "some/name")
@@ -205,6 +232,21 @@ def test_pin_and_unpin(cfs: Cfs, filled: str) -> None:
     assert json.loads(cfs("gc", "--json"))["images"] == 1
 
 
+def test_a_damaged_pin(cfs: Cfs, filled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pin = cfs("pin", "two:1").strip()
+    Path(filled, "cfsfuse", "pins", pin).write_bytes(b"")
+    cfs("untag", "two:1")
+    assert "cannot be read: empty" in cfs("pin")
+    assert "0 images" in cfs("gc")
+    assert cli.main(["--repo", filled, "gc"]) == 0
+    assert f"'cfs unpin {pin}' removes it" in capsys.readouterr().err
+    assert json.loads(cfs("gc", "--json"))["damaged_pins"] == [pin]
+    assert f"'cfs unpin {pin}' removes it" in cfs("fsck", code=1)
+    cfs("unpin", pin)
+    assert "1 images" in cfs("gc")
+    assert cfs("fsck").endswith("clean\n")
+
+
 # --- check and repair ----------------------------------------------------------------------------
 
 
@@ -251,7 +293,7 @@ def test_repair(cfs: Cfs, filled: str, layout: LayoutBuilder) -> None:
 def test_du(cfs: Cfs, filled: str) -> None:
     said = cfs("du")
     assert said.splitlines()[1].split()[0] == "one:1"
-    assert "a collection frees:" in said
+    assert "freed by 'cfs gc':" in said
     record = json.loads(cfs("du", "--json"))
     one, two = record["images"]
     assert (one["apparent"], two["apparent"]) == (len(A) + len(B), len(B) + len(C))

@@ -55,8 +55,9 @@ class ImageInfo:
 
 def image_info(repository: Repository, image: ImageName) -> ImageInfo:
     """Read what is known of `image`; `RepositoryError` where a document is damaged."""
-    digest = repository.images().get(image.image_id)
-    size = None if digest is None else repository.objects.size(digest)
+    size = None
+    if repository.has_image(image.image_id):
+        size = repository.objects.size(bytes.fromhex(image.image_id))
     if size is None:
         raise NotFoundError(f"{image.name}: its image file is missing", hint="run 'cfs fsck'")
     if image.manifest_digest is None:

@@ -1,9 +1,10 @@
 """Space: what each image costs, what images share, what a collection would free.
 
-All amounts are what the file system has allocated (`st_blocks`), but for apparent sizes. For the
-repository they add up:
+The words are those of `restic stats`: the restore size of an image is the sum of its files' sizes,
+its raw data what the file system has allocated (`st_blocks`) for the objects that it needs. For the
+repository the amounts add up:
 
-    objects of one image only  +  of several  +  of no image but kept  +  of nothing  =  objects
+    unique to one image  +  shared by several  +  kept, of no image  +  unused  =  total raw data
 
 An image here is what a name keeps: the image file and the files in it, and, where it was pulled,
 its layers with all they hold, manifest and configuration.

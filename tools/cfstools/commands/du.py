@@ -20,7 +20,7 @@ def run(args: Arguments) -> int:
         print_json(_record(result, images))
         return 0
     print_table(
-        ("NAME", "IMAGE ID", "FILES", "APPARENT", "DISK", "UNIQUE", "SHARED"),
+        ("NAME", "IMAGE ID", "FILES", "RESTORE SIZE", "RAW DATA", "UNIQUE", "SHARED"),
         [
             (
                 ", ".join(found.names) or "-",
@@ -35,15 +35,15 @@ def run(args: Arguments) -> int:
     if not wanted:
         print()
         for label, size in (
-            ("of one image", result.unique),
-            ("of several", result.shared),
-            ("kept otherwise", result.other),
-            ("of nothing", result.garbage),
-            ("objects in all", result.disk),
-            ("beside objects", result.private),
-            ("a collection frees", result.freed),
+            ("unique to one image", result.unique),
+            ("shared by several", result.shared),
+            ("kept, of no image", result.other),
+            ("unused", result.garbage),
+            ("total raw data", result.disk),
+            ("index and quarantine", result.private),
+            ("freed by 'cfs gc'", result.freed),
         ):
-            print(f"{label + ':':<20}{amount(size):>12}")
+            print(f"{label + ':':<22}{amount(size):>12}")
     return 0
 
 

@@ -21,7 +21,7 @@ GLOBAL = (
 IMAGE = Argument(
     "image",
     "IMAGE",
-    "name, tag, OCI digest or image id, whole or a unique prefix",
+    "name, tag, OCI digest or image id; of a digest the first hex digits do, if they are unique",
     completes="image",
 )
 OBJECTS = Option(
