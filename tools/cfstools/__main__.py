@@ -1,7 +1,5 @@
 """`python -m cfstools` is `cfs`."""
 
-import sys
+from cfstools.cli import entry
 
-from cfstools.cli import main
-
-sys.exit(main())
+entry()

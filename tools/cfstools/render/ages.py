@@ -42,6 +42,8 @@ def age_of(text: str, now: float | None = None) -> str:
 
 
 def _epoch(text: str) -> float | None:
+    if not text:
+        return None
     from datetime import UTC, datetime  # slow to import, and often there is no time
 
     try:
