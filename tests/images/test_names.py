@@ -11,6 +11,7 @@ from cfsrepo.errors import NotFoundError, RepositoryError, UsageError
 from cfsrepo.formats.fsverity import Algorithm
 from cfsrepo.formats.splitstream import OCI_MANIFEST, SplitStreamWriter
 from cfsrepo.images import names
+from cfsrepo.images.imageinfo import image_info
 from cfsrepo.images.names import ImageName
 from cfsrepo.store import ocistreams, repository
 from cfsrepo.store.repository import Repository
@@ -260,3 +261,22 @@ def test_damaged_and_foreign_manifests_do_not_stop_the_list(repo: Repository) ->
     writer = SplitStreamWriter(Algorithm.SHA256, OCI_MANIFEST)  # an artifact: no config
     repo.put_stream(ocistreams.MANIFEST_PREFIX + oci_digest(b"y"), writer.finish())
     assert names.list_images(repo) == [one]
+
+
+def test_information_on_all_images_lists_the_directory_once(
+    repo: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once for each image: a thousand images would cost a million links."""
+    for number in range(5):
+        add_image(repo, f"image{number}")
+    listings = []
+    real = Repository.images
+
+    def counted(self: Repository) -> dict[str, bytes]:
+        listings.append(self)
+        return real(self)
+
+    monkeypatch.setattr(Repository, "images", counted)
+    images = names.list_images(repo)
+    assert len([image_info(repo, image) for image in images]) == 5
+    assert len(listings) == 1

@@ -88,11 +88,11 @@ def measured_image(
     where the kernel measures another one, or where it measures none and `require_verity` is set;
     without that the digest is computed in user space.
     """
-    digest = repository.images().get(image_id)
-    if digest is None:
+    if not repository.has_image(image_id):
         raise NotFoundError(
             f"{image_id}: not listed under {repository.path}/images", hint="'cfs images' lists them"
         )
+    digest = bytes.fromhex(image_id)
     if expected is not None and expected.lower() != image_id:
         raise VerityError(f"{image_id}: the image's digest, but {expected} is required")
     path = f"{repository.objects.path}/{object_path(digest)}"
@@ -119,10 +119,9 @@ def is_available() -> bool:
 
 def is_protected(repository: Repository, image_id: str) -> bool:
     """Whether the kernel guards the image file by fs-verity."""
-    digest = repository.images().get(image_id)
-    if digest is None:
+    if not repository.has_image(image_id):
         return False
-    fd = repository.objects.open(digest)
+    fd = repository.objects.open(bytes.fromhex(image_id))
     try:
         return kernelverity.measure(fd, repository.algorithm) is not None
     finally:
