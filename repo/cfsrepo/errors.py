@@ -24,6 +24,7 @@ EXIT_CODES = {
     6: "the operating system refused (I/O, permission, disk full)",
     7: "a mount could not be made or ended",
     8: "the fs-verity policy cannot be met",
+    9: "a registry cannot be reached, or refuses",
     EXIT_DEFECT: "defect in the program",
     EXIT_INTERRUPTED: "interrupted",
 }
@@ -91,6 +92,12 @@ class VerityError(CfsError):
     """fs-verity is required and not to be had, or the kernel's measurement differs."""
 
     exit_code = 8
+
+
+class TransportError(CfsError):
+    """A registry cannot be reached, refuses, or does not keep to the protocol."""
+
+    exit_code = 9
 
 
 def printable(text: str | bytes) -> str:

@@ -246,8 +246,8 @@ def test_exit_codes(builder: LayoutBuilder, tmp_path: object) -> None:
     assert run("pull", builder.source("good"), "name")[0] == 0
     code, line = run("pull", builder.source("nothing"))
     assert (code, "no image nothing" in line) == (3, True)
-    code, line = run("pull", "docker:x")
-    assert (code, "unknown kind of image" in line) == (2, True)
+    code, line = run("pull", "docker:/x")
+    assert (code, "docker:/x" in line) == (2, True)
     code, line = run("pull", builder.source("good"), "@x")
     assert (code, "'@'" in line) == (2, True)
     flip(builder.blob_path(good["digest"]), 3)

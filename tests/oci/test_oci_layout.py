@@ -14,8 +14,10 @@ from cfsrepo.oci import decompress as decompress_module
 from cfsrepo.oci import documents
 from cfsrepo.oci.decompress import CHUNK, decompress
 from cfsrepo.oci.documents import Compression, Descriptor, Platform
-from cfsrepo.oci.transports import imagelayout
-from cfsrepo.oci.transports.imagelayout import Layout, own_platform, read_document
+from cfsrepo.oci.transports import platforms
+from cfsrepo.oci.transports.blob import read_document
+from cfsrepo.oci.transports.imagelayout import Layout
+from cfsrepo.oci.transports.platforms import choose, own_platform
 from cfsrepo.oci.transports.reference import LayoutReference, parse_reference
 from cfsrepo.oci.zstdframes import FrameWalk
 from tests.oci.oci_builder import (
@@ -66,7 +68,7 @@ def test_an_existing_directory_decides(tmp_path: object) -> None:
     assert parse_reference(f"oci:{tmp_path}/a:sha256:{HEX}").ref == DIGEST
 
 
-@pytest.mark.parametrize("text", ["dir", "docker://x", "oci:", "oci::tag", "oci:dir:", "oci:a\0b"])
+@pytest.mark.parametrize("text", ["DIR", "oci:", "oci::tag", "oci:dir:", "oci:a\0b"])
 def test_what_is_no_reference(text: str) -> None:
     with pytest.raises(UsageError):
         parse_reference(text)
@@ -199,25 +201,29 @@ def test_bad_configurations(config: Any, message: str) -> None:
 # -- layouts --------------------------------------------------------------------------------------
 
 
+def image(builder: LayoutBuilder, ref: str | None) -> Descriptor:
+    """The image that is pulled for `oci:DIR:REF`."""
+    with Layout(builder.directory, ref) as layout:
+        return choose(layout)
+
+
 def test_find_by_name_and_digest(builder: LayoutBuilder) -> None:
     first = builder.image(base(), ref="first")
     second = builder.image(base(), ref="second", bend_config=lambda config: {**config, "x": 1})
-    with Layout(builder.directory) as found:
-        assert found.find("first").digest == first["digest"]
-        assert found.find("second").digest == second["digest"]
-        assert found.find(second["digest"]).digest == second["digest"]
-        with pytest.raises(NotFoundError, match="several images") as caught:
-            found.find(None)
-        assert caught.value.hint is not None
-        assert "first, second" in caught.value.hint
-        with pytest.raises(NotFoundError, match="no image third"):
-            found.find("third")
+    assert image(builder, "first").digest == first["digest"]
+    assert image(builder, "second").digest == second["digest"]
+    assert image(builder, second["digest"]).digest == second["digest"]
+    with pytest.raises(NotFoundError, match="several images") as caught:
+        image(builder, None)
+    assert caught.value.hint is not None
+    assert "first, second" in caught.value.hint
+    with pytest.raises(NotFoundError, match="no image third"):
+        image(builder, "third")
 
 
 def test_the_only_image_needs_no_name(builder: LayoutBuilder) -> None:
     only = builder.image(base(), ref=None)
-    with Layout(builder.directory) as found:
-        assert found.find(None).digest == only["digest"]
+    assert image(builder, None).digest == only["digest"]
 
 
 def test_own_platform_of_several(builder: LayoutBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,13 +232,11 @@ def test_own_platform_of_several(builder: LayoutBuilder, monkeypatch: pytest.Mon
         for name in ("s390x", "amd64", "arm64")
     }
     for own in images:
-        monkeypatch.setattr(imagelayout, "own_platform", lambda own=own: Platform("linux", own))
-        with Layout(builder.directory) as found:
-            assert found.find("latest").digest == images[own]
-    monkeypatch.setattr(imagelayout, "own_platform", lambda: Platform("linux", "loong64"))
-    with Layout(builder.directory) as found:
-        with pytest.raises(NotFoundError, match="no image for linux/loong64") as caught:
-            found.find("latest")
+        monkeypatch.setattr(platforms, "own_platform", lambda own=own: Platform("linux", own))
+        assert image(builder, "latest").digest == images[own]
+    monkeypatch.setattr(platforms, "own_platform", lambda: Platform("linux", "loong64"))
+    with pytest.raises(NotFoundError, match="no image for linux/loong64") as caught:
+        image(builder, "latest")
     assert caught.value.hint is not None
     assert "linux/s390x" in caught.value.hint
 
@@ -246,9 +250,8 @@ def test_platform_from_the_configuration(
     for entry in builder.entries:
         del entry["platform"]
     builder.write_index()
-    monkeypatch.setattr(imagelayout, "own_platform", lambda: Platform("linux", "arm64"))
-    with Layout(builder.directory) as found:
-        assert found.find(None).digest == images["arm64"]
+    monkeypatch.setattr(platforms, "own_platform", lambda: Platform("linux", "arm64"))
+    assert image(builder, None).digest == images["arm64"]
 
 
 def test_variants(builder: LayoutBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,9 +265,8 @@ def test_variants(builder: LayoutBuilder, monkeypatch: pytest.MonkeyPatch) -> No
         builder.entries[-1]["platform"]["variant"] = variant
         digests.append(builder.entries[-1]["digest"])
     builder.write_index()
-    monkeypatch.setattr(imagelayout, "own_platform", lambda: Platform("linux", "arm", "v7"))
-    with Layout(builder.directory) as found:
-        assert found.find("latest").digest == digests[1]
+    monkeypatch.setattr(platforms, "own_platform", lambda: Platform("linux", "arm", "v7"))
+    assert image(builder, "latest").digest == digests[1]
 
 
 def test_nested_index(builder: LayoutBuilder) -> None:
@@ -276,8 +278,7 @@ def test_nested_index(builder: LayoutBuilder) -> None:
     outer = builder.document({"schemaVersion": 2, "manifests": [index]}, INDEX_TYPE)
     builder.entries.append({**outer, "annotations": {documents.REF_NAME: "deep"}})
     builder.write_index()
-    with Layout(builder.directory) as found:
-        assert found.find("deep").digest == inner[1]["digest"]
+    assert image(builder, "deep").digest == inner[1]["digest"]
 
 
 def test_indexes_without_end_are_refused(builder: LayoutBuilder) -> None:
@@ -286,17 +287,15 @@ def test_indexes_without_end_are_refused(builder: LayoutBuilder) -> None:
         entry = builder.document({"schemaVersion": 2, "manifests": [entry]}, INDEX_TYPE)
     builder.entries.append(entry)
     builder.write_index()
-    with Layout(builder.directory) as found:
-        with pytest.raises(LimitError, match="too many indexes"):
-            found.find(None)
+    with pytest.raises(LimitError, match="too many indexes"):
+        image(builder, None)
 
 
 def test_unknown_type_in_the_index(builder: LayoutBuilder) -> None:
     builder.entries.append(builder.blob(b"x", "text/plain"))
     builder.write_index()
-    with Layout(builder.directory) as found:
-        with pytest.raises(InputError, match="unknown type text/plain"):
-            found.find(None)
+    with pytest.raises(InputError, match="unknown type text/plain"):
+        image(builder, None)
 
 
 def test_what_is_no_layout(tmp_path: object) -> None:

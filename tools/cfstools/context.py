@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
+from cfsrepo.oci.transports.access import Access
+from cfsrepo.progress import Progress
 from cfsrepo.store.repository import Repository
 from cfstools.options import Arguments
 
@@ -24,3 +27,11 @@ def repository_path(args: Arguments) -> str:
 def open_repository(args: Arguments, *, check_policy: bool = True) -> Repository:
     """Open the repository that `args` name; the caller closes it (a context manager)."""
     return Repository.open(repository_path(args), check_policy=check_policy)
+
+
+def registry_access(args: Arguments, progress: Progress) -> Access:
+    """How the options of `args` want registries to be reached; with `-v` it says more."""
+    access = Access(
+        tls_verify=args.tls_verify == "true", authfile=args.authfile, cert_dir=args.cert_dir
+    )
+    return replace(access, say=progress.message) if args.verbose else access

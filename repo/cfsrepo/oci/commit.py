@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import os
 from typing import Any
 
 from cfsrepo.errors import RepositoryError
@@ -23,7 +22,8 @@ from cfsrepo.oci.documents import Descriptor, parse_manifest
 from cfsrepo.oci.importer import PulledImage, import_image
 from cfsrepo.oci.merge import XattrMode
 from cfsrepo.oci.newlayer import NewLayer, store_difference
-from cfsrepo.oci.transports.imagelayout import Blob, own_platform
+from cfsrepo.oci.transports.blob import Blob, MemoryBlob
+from cfsrepo.oci.transports.platforms import own_platform
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.store.ocistreams import CONFIG_PREFIX, MANIFEST_PREFIX
 from cfsrepo.store.refs import encode_tag
@@ -160,12 +160,7 @@ class _Document:
         return {"mediaType": found.media_type, "digest": found.digest, "size": found.size}
 
     def open_blob(self, descriptor: Descriptor) -> Blob:
-        """See `layout.ImageSource`."""
+        """See `BlobSource`."""
         if descriptor.digest != self.descriptor.digest:
             raise RepositoryError(f"layer {descriptor.digest} of the base image is missing")
-        fd = os.memfd_create("document", os.MFD_CLOEXEC)
-        view = memoryview(self._data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.lseek(fd, 0, os.SEEK_SET)
-        return Blob(fd, descriptor, f"configuration {descriptor.digest}")
+        return MemoryBlob(self._data, descriptor, f"configuration {descriptor.digest}")

@@ -25,6 +25,10 @@ _DOCKER = "application/vnd.docker."
 INDEX_TYPES = frozenset({f"{_OCI}index.v1+json", f"{_DOCKER}distribution.manifest.list.v2+json"})
 MANIFEST_TYPES = frozenset({f"{_OCI}manifest.v1+json", f"{_DOCKER}distribution.manifest.v2+json"})
 CONFIG_TYPES = frozenset({f"{_OCI}config.v1+json", f"{_DOCKER}container.image.v1+json"})
+MANIFEST_TYPE = f"{_OCI}manifest.v1+json"
+CONFIG_TYPE = f"{_OCI}config.v1+json"
+LAYER_TYPE = f"{_OCI}layer.v1.tar"
+INDEX_TYPE = f"{_OCI}index.v1+json"
 REF_NAME = "org.opencontainers.image.ref.name"
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")

@@ -19,10 +19,16 @@ class Feed(Closing):
     `produce` gives chunks, each with how many bytes of its source were read for all so far.
     """
 
-    def __init__(self, produce: Iterator[tuple[bytes, int]]) -> None:
+    def __init__(
+        self,
+        produce: Iterator[tuple[bytes, int]],
+        interrupt: Callable[[], object] | None = None,
+    ) -> None:
+        """`interrupt` makes a `produce` that waits for its source fail."""
         self.size = 0
         """Bytes of all chunks that were taken."""
         self._produce = produce
+        self._interrupt = interrupt
         # A chunk and the position, None at the end, or what went wrong.
         self._queue: queue.Queue[tuple[bytes, int] | BaseException | None] = queue.Queue(
             _QUEUE_SIZE
@@ -73,6 +79,8 @@ class Feed(Closing):
     def close(self) -> None:
         """Stop producing and wait for the thread's end."""
         self._stopped = True
+        if self._interrupt is not None and self._thread.is_alive():
+            self._interrupt()
         while self._thread.is_alive():
             while not self._queue.empty():
                 self._queue.get_nowait()

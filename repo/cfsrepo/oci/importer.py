@@ -23,19 +23,30 @@ import mmap
 import os
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cfsrepo.errors import InputError, NotFoundError, RepositoryError
 from cfsrepo.formats import fsverity
 from cfsrepo.formats.erofs.writer import write_image
 from cfsrepo.formats.splitstream import OCI_CONFIG, OCI_MANIFEST, SplitStream, SplitStreamWriter
 from cfsrepo.formats.tree import paused_gc
-from cfsrepo.oci.documents import ImageConfig, Manifest, parse_config
+from cfsrepo.oci.documents import (
+    Descriptor,
+    ImageConfig,
+    Manifest,
+    Platform,
+    parse_config,
+    parse_manifest,
+)
 from cfsrepo.oci.layerjobs import LayerJob, import_layers
 from cfsrepo.oci.layers import read_layer
 from cfsrepo.oci.limits import DEFAULT_LIMITS, Limits
 from cfsrepo.oci.merge import Merger, XattrMode
-from cfsrepo.oci.transports.imagelayout import ImageSource, Layout, own_platform, read_document
+from cfsrepo.oci.transports.access import Access
+from cfsrepo.oci.transports.blob import BlobSource, ImageSource, read_document
+from cfsrepo.oci.transports.downloads import DOWNLOADS
+from cfsrepo.oci.transports.open import open_source
+from cfsrepo.oci.transports.platforms import choose, own_platform
 from cfsrepo.oci.transports.reference import parse_reference
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.store.ocistreams import (
@@ -48,6 +59,8 @@ from cfsrepo.store.ocistreams import (
 )
 from cfsrepo.store.refs import encode_tag
 from cfsrepo.store.repository import Repository
+
+_DEFAULT_ACCESS = Access()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +84,61 @@ def pull(
     *,
     xattrs: XattrMode = XattrMode.OCI,
     limits: Limits = DEFAULT_LIMITS,
+    platform: Platform | None = None,
+    access: Access = _DEFAULT_ACCESS,
     progress: Progress | None = None,
 ) -> PulledImage:
-    """Pull the image `source` (`oci:DIR[:REF]`) and call it `name` (None: a name made from it).
+    """Pull the image `source`, a reference as `cfsrepo.oci.transports.reference` has them, and call
+    it `name` (None: a name made from it).
+
+    Of an image for several platforms it is the one for `platform` (None: this machine's).
 
     Raises UsageError for a source that is none, NotFoundError where there is no such image,
     InputError for one that is damaged or hostile, LimitError for one that asks for more than
-    `limits`, OSError where it cannot be stored.
+    `limits`, TransportError for a registry that cannot be reached or refuses, OSError where it
+    cannot be stored.
     """
     progress = progress or NoProgress()
+    repo.check_writable()
     reference = parse_reference(source)
-    with Layout(reference.directory) as layout:
-        descriptor = layout.find(reference.ref)
-        data, manifest = layout.manifest(descriptor)
-        return import_image(
-            repo,
-            layout,
-            data,
-            manifest,
-            descriptor.digest,
-            name or reference.default_name(),
-            xattrs=xattrs,
-            limits=limits,
-            progress=progress,
+    name = name or reference.default_name()
+    encode_tag(name)
+    with open_source(reference, with_downloads(repo, access)) as opened:
+        descriptor = choose(opened, platform)
+        return pull_manifest(
+            repo, opened, descriptor, name, xattrs=xattrs, limits=limits, progress=progress
         )
+
+
+def pull_manifest(
+    repo: Repository,
+    source: ImageSource,
+    descriptor: Descriptor,
+    name: str,
+    *,
+    xattrs: XattrMode,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Progress,
+) -> PulledImage:
+    """Pull the image whose manifest is `descriptor`."""
+    data = source.read_manifest(descriptor)
+    manifest = parse_manifest(data, f"{source.name}: manifest {descriptor.digest}")
+    return import_image(
+        repo,
+        source,
+        data,
+        manifest,
+        descriptor.digest,
+        name,
+        xattrs=xattrs,
+        limits=limits,
+        progress=progress,
+    )
+
+
+def with_downloads(repo: Repository, access: Access) -> Access:
+    """`access`, keeping in the repository what is received of blobs until a pull is complete."""
+    return replace(access, downloads=repo.private_directory(DOWNLOADS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +157,7 @@ class StoredImage:
 
 def import_image(
     repo: Repository,
-    source: ImageSource,
+    source: BlobSource,
     manifest_data: bytes,
     manifest: Manifest,
     manifest_digest: str,
@@ -152,7 +196,7 @@ def import_image(
 
 def store_image(
     repo: Repository,
-    source: ImageSource,
+    source: BlobSource,
     manifest_data: bytes,
     manifest: Manifest,
     manifest_digest: str,
@@ -308,7 +352,7 @@ def _all_xattrs(version: int) -> str:
 
 def _merge_layers(
     repo: Repository,
-    source: ImageSource,
+    source: BlobSource,
     config: ImageConfig,
     layers: dict[str, bytes],
     jobs: list[LayerJob],

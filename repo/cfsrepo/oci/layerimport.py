@@ -24,7 +24,7 @@ from cfsrepo.oci.feed import Feed
 from cfsrepo.oci.layers import expand
 from cfsrepo.oci.limits import Budget, Limits
 from cfsrepo.oci.merge import INLINE_MAX, Content
-from cfsrepo.oci.transports.imagelayout import Blob
+from cfsrepo.oci.transports.blob import Blob
 from cfsrepo.store.objects import ObjectStore
 
 _CHUNK_MAX = 8 << 20  # bytes of a split stream between two objects, before it is cut
@@ -72,7 +72,7 @@ def import_layer(
             writer.end_chunk()
         writer.inline(data)
 
-    with Feed(_archive(blob, diff_id)) as feed:
+    with Feed(_archive(blob, diff_id), interrupt=blob.interrupt) as feed:
         stream = TarStream(feed.chunks(count), blob.name, on_header=take_header)
         while (member := stream.next()) is not None:
             budget.add_member(member, blob.name)

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
+from cfsrepo.errors import RepositoryError
+from cfsrepo.formats.splitstream import SplitStream
 from cfsrepo.oci.documents import Descriptor
 from cfsrepo.oci.layerimport import Amounts, StoredLayer, import_layer
 from cfsrepo.oci.limits import Budget, Limits
-from cfsrepo.oci.transports.imagelayout import ImageSource
+from cfsrepo.oci.transports.blob import BlobSource
 from cfsrepo.progress import Progress
 from cfsrepo.store.objects import ObjectStore
 from cfsrepo.system import pool
@@ -56,7 +58,7 @@ class _Watcher(pool.Watcher[LayerJob, Amounts]):
 
 def import_layers(
     jobs: list[LayerJob],
-    source: ImageSource,
+    source: BlobSource,
     objects: ObjectStore,
     progress: Progress,
     limits: Limits,
@@ -72,8 +74,25 @@ def import_layers(
 
     def work(job: LayerJob, tell: Callable[[Amounts], object]) -> StoredLayer:
         with source.open_blob(job.descriptor) as blob:
-            return import_layer(blob, job.diff_id, objects, limits, tell)
+            known = blob.stored(job.diff_id)
+            if known is not None and _is_whole(known, objects):
+                # Another pull stored it while this one waited, or before it was killed.
+                return StoredLayer(known, 0, 0)
+            stored = import_layer(blob, job.diff_id, objects, limits, tell)
+            blob.remember(job.diff_id, stored.digest)
+            return stored
 
     for job, stored in pool.run_watched(ordered, work, _Watcher(progress, limits), workers):
         progress.finish(job.task)
         yield job.diff_id, stored
+
+
+def _is_whole(stream: bytes, objects: ObjectStore) -> bool:
+    """Is the layer's stream there, with all that it needs?"""
+    if not objects.has(stream):
+        return False
+    try:
+        needed = SplitStream.parse(objects.read(stream)).object_refs
+    except RepositoryError:
+        return False
+    return all(map(objects.has, needed))

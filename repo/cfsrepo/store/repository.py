@@ -8,6 +8,7 @@
     streams/refs/oci/TAG     -> ../../oci-manifest-sha256:HEX: a tag, keeps all the image needs
     cfsfuse/                 what only this program knows; others ignore it
     cfsfuse/verity           the policy: require, try or off
+    cfsfuse/downloads/       what was received of layers (`cfsrepo.oci.transports.downloads`)
     cfsfuse/turnstile        empty; see `cfsrepo.store.locks`
 
 CONTENT_ID is `oci-manifest-DIGEST`, `oci-config-DIGEST`, `oci-layer-DIFFID` or `oci-blob-DIGEST`.

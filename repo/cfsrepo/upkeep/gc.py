@@ -227,6 +227,7 @@ def _leftovers(repository: Repository) -> Iterator[str]:
         (PRIVATE_DIRECTORY, ("verity.new",)),
         (f"{PRIVATE_DIRECTORY}/pins", (".",)),
         (_MERKLE, (TEMPORARY_PREFIX,)),
+        (f"{PRIVATE_DIRECTORY}/downloads", ("sha",)),  # all of them: pulls hold the lock
     )
     for directory, prefixes in places:
         try:

@@ -1,6 +1,6 @@
 """Repairing what a check found: bad objects are made again from a source, and put in place.
 
-A source is an OCI image layout (`oci:DIR[:REF]`) that has the image, of which only the layers are
+A source is an OCI image (`cfsrepo.oci.transports.reference`), of which only the layers are
 unpacked that hold something bad, or another repository with the same digest algorithm.
 
 A bad object is replaced by a rename, whole, after its content was found to have the right digest;
@@ -25,11 +25,15 @@ from typing import Final
 
 from cfsrepo.errors import CfsError, NotFoundError, UsageError
 from cfsrepo.oci import importer
-from cfsrepo.oci.documents import Descriptor
-from cfsrepo.oci.importer import StoredImage
+from cfsrepo.oci.documents import Descriptor, parse_manifest
+from cfsrepo.oci.importer import StoredImage, with_downloads
 from cfsrepo.oci.merge import XattrMode
+from cfsrepo.oci.transports.access import Access
+from cfsrepo.oci.transports.blob import ImageSource
 from cfsrepo.oci.transports.imagelayout import Layout
-from cfsrepo.oci.transports.reference import parse_reference
+from cfsrepo.oci.transports.open import open_source
+from cfsrepo.oci.transports.platforms import manifests
+from cfsrepo.oci.transports.reference import is_reference, parse_reference
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.store import ocistreams, refs
 from cfsrepo.store.metafiles import PRIVATE_DIRECTORY
@@ -141,29 +145,31 @@ class _Repair:
     # --- sources ---------------------------------------------------------------------------------
 
     def take_from(self, source: str) -> None:
-        if source.startswith("oci:"):
-            self.take_from_layout(source)
+        if is_reference(source):
+            self.take_from_image(source)
         else:
             with Repository.open(source) as other:
                 self.take_from_repository(other)
 
-    def take_from_layout(self, source: str) -> None:
-        """Import the images again that this repository and the layout have; only bad parts."""
-        reference = parse_reference(source)
-        with Layout(reference.directory) as layout:
-            for descriptor in self.descriptors(layout, reference.ref):
+    def take_from_image(self, text: str) -> None:
+        """Import the images again that this repository and the source have; only bad parts."""
+        with open_source(
+            parse_reference(text), with_downloads(self.repository, Access())
+        ) as source:
+            for descriptor in self.descriptors(source):
                 if not self.doubts.any_left():
                     return
-                self.import_again(layout, descriptor)
+                self.import_again(source, descriptor)
 
-    def import_again(self, layout: Layout, descriptor: Descriptor) -> None:
+    def import_again(self, source: ImageSource, descriptor: Descriptor) -> None:
         """Import an image so that it comes out as it was; only the result tells how it was made."""
-        data, manifest = layout.manifest(descriptor)
+        data = source.read_manifest(descriptor)
+        manifest = parse_manifest(data, f"{source.name}: manifest {descriptor.digest}")
         made: StoredImage | None = None
         for mode in XattrMode:
             found = importer.store_image(
                 self.view,
-                layout,
+                source,
                 data,
                 manifest,
                 descriptor.digest,
@@ -194,8 +200,8 @@ class _Repair:
             self.repository.publish(again, shown)
             self.doubts.links -= bad
 
-    def descriptors(self, layout: Layout, ref: str | None) -> list[Descriptor]:
-        """The manifests of the layout that are images of this repository."""
+    def descriptors(self, source: ImageSource) -> list[Descriptor]:
+        """The manifests of the source that are images of this repository."""
         known = {
             content_id.removeprefix(ocistreams.MANIFEST_PREFIX)
             for content_id in (
@@ -205,21 +211,12 @@ class _Repair:
             )
             if content_id.startswith(ocistreams.MANIFEST_PREFIX)
         }
-        found: dict[str, Descriptor] = {}
-        for wanted in [ref] if ref is not None else [None, *sorted(known)]:
-            try:
-                descriptor = layout.find(wanted)
-            except NotFoundError:
-                if ref is not None:
-                    raise
-                continue
-            if descriptor.digest in known:
-                found[descriptor.digest] = descriptor
+        start = source.index if isinstance(source, Layout) and not source.ref else source.find()
+        listed = manifests(source, start)
+        found = [item for item in listed if item.digest in known]
         if not found:
-            raise NotFoundError(
-                f"{layout.directory}: has no image that is in {self.repository.path}"
-            )
-        return list(found.values())
+            raise NotFoundError(f"{source.name}: has no image that is in {self.repository.path}")
+        return found
 
     def take_from_repository(self, other: Repository) -> None:
         """Copy the objects that are bad here and good there, and streams that are missing here."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cfsrepo.oci.importer import pull
 from cfsrepo.oci.merge import XattrMode
-from cfstools.context import open_repository
+from cfsrepo.oci.transports.platforms import parse_platform
+from cfstools.context import open_repository, registry_access
 from cfstools.layerlimits import limits_from
 from cfstools.options import Arguments
 from cfstools.render.jsontext import print_json
@@ -13,6 +14,7 @@ from cfstools.render.progress import progress_for
 
 def run(args: Arguments) -> int:
     """Pull; prints the image's id and name."""
+    progress = progress_for(args)
     with open_repository(args) as repo:
         pulled = pull(
             repo,
@@ -20,7 +22,9 @@ def run(args: Arguments) -> int:
             args.name,
             xattrs=XattrMode(args.xattrs),
             limits=limits_from(args),
-            progress=progress_for(args),
+            platform=parse_platform(args.platform) if args.platform else None,
+            access=registry_access(args, progress),
+            progress=progress,
         )
     if args.json:
         result = {

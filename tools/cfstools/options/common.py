@@ -58,5 +58,35 @@ LIMITS = (
         value="AMOUNT",
     ),
 )
+REFERENCE_HELP = (
+    "docker://HOST/NAME[:TAG|@DIGEST], oci:DIR[:REF], oci-archive:FILE[:REF] or "
+    "docker-archive:FILE[:REF]; a bare name means a registry, as registries.conf(5) says"
+)
+REGISTRY = (
+    Option(
+        ("--tls-verify",),
+        "'false' takes any certificate, and plain HTTP where the registry does not speak TLS",
+        value="BOOL",
+        choices=("true", "false"),
+        default="true",
+    ),
+    Option(
+        ("--authfile",),
+        "credentials, in place of the usual files (containers-auth.json(5))",
+        value="FILE",
+        completes="file",
+    ),
+    Option(
+        ("--cert-dir",),
+        "certificates for the registry, in place of those in certs.d (containers-certs.d(5))",
+        value="DIR",
+        completes="directory",
+    ),
+)
+PLATFORM = Option(
+    ("--platform",),
+    "of an image for several platforms, the one for this (linux/arm64); default: this machine's",
+    value="OS/ARCH",
+)
 VERITY_POLICIES = ("require", "try", "off")
 ALGORITHMS = ("fsverity-sha256-12", "fsverity-sha512-12")

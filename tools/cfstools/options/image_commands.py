@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from cfstools.options import Argument, Command, Example, Option
-from cfstools.options.common import ALGORITHMS, IMAGE, JSON, LIMITS, VERITY_POLICIES, XATTRS
+from cfstools.options.common import (
+    ALGORITHMS,
+    IMAGE,
+    JSON,
+    LIMITS,
+    PLATFORM,
+    REFERENCE_HELP,
+    REGISTRY,
+    VERITY_POLICIES,
+    XATTRS,
+)
 
 COMMANDS = (
     Command(
@@ -37,15 +47,21 @@ COMMANDS = (
     Command(
         "pull",
         arguments=(
+            Argument("source", "SOURCE", REFERENCE_HELP, completes="file"),
             Argument(
-                "source", "oci:DIR[:REF]", "an image in an OCI image layout", completes="file"
-            ),
-            Argument(
-                "name", "NAME", "what to call it (default: DIR:REF, without the path)", nargs="?"
+                "name",
+                "NAME",
+                "what to call it (default: its name in the registry; DIR:REF, without the path)",
+                nargs="?",
             ),
         ),
-        options=(XATTRS, *LIMITS, JSON),
-        examples=(Example("cfs pull oci:debian-oci:demo debian", "pull, and call it debian"),),
+        options=(XATTRS, PLATFORM, *REGISTRY, *LIMITS, JSON),
+        examples=(
+            Example("cfs pull debian:13", "from the registry that registries.conf(5) says"),
+            Example("cfs pull oci:debian-oci:demo debian", "from a directory; call it debian"),
+        ),
+        description="What was received of a layer is kept when the pull ends early, however that "
+        "happens; the next pull goes on from there.",
     ),
     Command(
         "images",
