@@ -15,7 +15,7 @@ from cfsrepo.formats.fsverity import Algorithm
 from cfsrepo.images import neededobjects
 from cfsrepo.images.contents import Content
 from cfsrepo.images.diff import ImageTree, compare
-from cfsrepo.images.load import load_image
+from cfsrepo.images.imagetree import load_image
 from cfsrepo.images.view import ImageView
 from cfsrepo.images.xattrscan import XattrScan
 from cfsrepo.store.repository import Repository

@@ -10,7 +10,7 @@ import pytest
 
 from cfsrepo.formats import metarecord
 from cfsrepo.formats.erofs.reader import ErofsImage
-from cfsrepo.images.load import load_image
+from cfsrepo.images.imagetree import load_image
 from cfsrepo.images.verified import ObjectDirectory
 from cfsrepo.images.view import ImageView
 from cfsrepo.store.repository import Repository

@@ -18,7 +18,7 @@ from cfsrepo.formats import fsverity
 from cfsrepo.formats.metarecord import Meta
 from cfsrepo.formats.tree import Inode, directory, walk
 from cfsrepo.images import names
-from cfsrepo.images.load import load_image
+from cfsrepo.images.imagetree import load_image
 from cfsrepo.oci.importer import pull
 from cfsrepo.progress import NoProgress
 from cfsrepo.store.objects import object_path

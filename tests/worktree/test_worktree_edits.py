@@ -13,7 +13,7 @@ import pytest
 from cfsrepo.errors import InputError, UsageError
 from cfsrepo.formats import fsverity, metarecord
 from cfsrepo.formats.tree import walk
-from cfsrepo.images.load import load_image
+from cfsrepo.images.imagetree import load_image
 from cfsrepo.store.repository import Repository
 from cfsrepo.worktree.commit import commit
 from cfsrepo.worktree.recordedit import Changes, change_record, check_records, read_record

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cfsrepo.formats.erofs.writer import write_image
 from cfsrepo.formats.tree import Inode, directory, walk
-from cfsrepo.images.load import load_image
+from cfsrepo.images.imagetree import load_image
 from cfsrepo.store.objects import object_path
 from cfsrepo.store.repository import Repository
 from cfsrepo.worktree.checkout import checkout

@@ -8,6 +8,7 @@ shares. `LineFormat` makes lines for both sources, a tree (here) and an image.
 from __future__ import annotations
 
 import stat
+from binascii import hexlify
 from collections.abc import Callable, Iterable, Iterator
 
 from cfsrepo.formats.erofs import layout
@@ -41,11 +42,12 @@ def write_dump(
 
 
 class LineFormat:
-    """Makes lines of a dump; keeps the text of xattrs that lines have in common."""
+    """Makes lines of a dump; keeps the text that lines have in common: of xattrs, and of numbers."""
 
     def __init__(self) -> None:
         self._texts: dict[Pair, bytes] = {}
         self._sets: dict[tuple[Pair, ...], bytes] = {}
+        self._numbers: dict[tuple[int, ...], bytes] = {}
 
     def xattrs_of(self, pairs: tuple[Pair, ...]) -> bytes:
         """As `xattrs`; the text is kept for the next inode with just these."""
@@ -87,20 +89,29 @@ class LineFormat:
         link: bytes | None,
     ) -> bytes:
         """A line. `path` and `link`, the path of a hard link's inode, are escaped already."""
-        return b"%b %d %b%o %d %d %d %d %d.%d %b %b %b%b\n" % (
+        numbers = mode, nlink, uid, gid, rdev, mtime_sec, mtime_nsec
+        middle = self._numbers.get(numbers)
+        if middle is None:
+            middle = b"%o %d %d %d %d %d.%d" % numbers
+            if len(self._numbers) < _CACHE_MAX:
+                self._numbers[numbers] = middle
+        if content is not None or link is not None:
+            return b"%b %d %b%b %b %b %b%b\n" % (
+                path,
+                size,
+                b"" if link is None else b"@",
+                middle,
+                escape_optional(payload) if link is None else link,
+                escape_optional(content),
+                b"-" if digest is None else hexlify(digest),
+                xattrs,
+            )
+        return b"%b %d %b %b - %b%b\n" % (
             path,
             size,
-            b"" if link is None else b"@",
-            mode,
-            nlink,
-            uid,
-            gid,
-            rdev,
-            mtime_sec,
-            mtime_nsec,
-            escape_optional(payload) if link is None else link,
-            b"-" if content is None else escape_optional(content),
-            b"-" if digest is None else digest.hex().encode(),
+            middle,
+            b"-" if payload is None else escape_optional(payload),
+            b"-" if digest is None else hexlify(digest),
             xattrs,
         )
 

@@ -29,10 +29,11 @@ def dump_image(
     pending = 0
     for path, info, first in walk.entries(toplevel=toplevel):
         mode, size, payload, content, digest, xattrs = walk.node(info, again=first is not None)
+        _, _, _, uid, gid, rdev, _, nlink, sec, nsec, *_ = info
         line = form.line(
-            escape(path or b"/"), mode, size, info.nlink, info.uid, info.gid, info.rdev,
-            info.mtime_sec, info.mtime_nsec, payload, content, digest,
-            form.xattrs_of(xattrs) if xattrs else b"", None if first is None else escape(first),
+            escape(path or b"/"), mode, size, nlink, uid, gid, rdev, sec, nsec,
+            payload, content, digest, form.xattrs_of(xattrs) if xattrs else b"",
+            None if first is None else escape(first),
         )  # fmt: skip
         lines.append(line)
         pending += len(line)

@@ -1,4 +1,4 @@
-"""An image as the tree that it was made from."""
+"""An image file as the tree that it was made from."""
 
 from __future__ import annotations
 
@@ -7,18 +7,10 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
-from cfsrepo.formats import metarecord
 from cfsrepo.formats.erofs.imagewalk import ImageWalk, Node
 from cfsrepo.formats.erofs.reader import ErofsImage, InodeInfo
-from cfsrepo.formats.tree import Inode, paused_gc, walk
-from cfsrepo.images import names
-from cfsrepo.progress import NoProgress, Progress
-from cfsrepo.store.repository import Repository
-
-# What a maker of images adds to the directory of a whiteout.
-_ADDED: Final = frozenset({(b"trusted.overlay.opaque", b"x"), (b"user.overlay.opaque", b"x")})
+from cfsrepo.formats.tree import Inode, paused_gc
 
 
 @contextmanager
@@ -34,30 +26,6 @@ def open_image(path: str) -> Iterator[ErofsImage]:
                 yield ErofsImage(data, path)
         else:
             yield ErofsImage(file.read(), path)
-
-
-def load_image(repo: Repository, image: str, progress: Progress | None = None) -> Inode:
-    """The tree of the image `image` of `repo`, as a bare-user tree can hold it.
-
-    Without what the image's maker adds, and without `user.cfs.*` attributes, which `progress` is
-    told.
-    """
-    found = names.resolve(repo, image)
-    with repo.open_image(found.image_id) as data:
-        root = load_tree(ErofsImage(data, found.name))
-    for _, inode in walk(root):
-        if (
-            inode.entries
-            and inode.xattrs
-            and any(below.is_whiteout for below in inode.entries.values())
-        ):
-            kept = {key: value for key, value in inode.xattrs.items() if (key, value) not in _ADDED}
-            inode.xattrs = kept or None
-    if dropped := metarecord.drop_reserved_xattrs(root):
-        (progress or NoProgress()).message(
-            f"{image}: {dropped} extended attributes user.cfs.* of the image were left out"
-        )
-    return root
 
 
 def load_tree(image: ErofsImage) -> Inode:

@@ -17,7 +17,7 @@ from cfsrepo.errors import RepositoryError
 from cfsrepo.formats.splitstream import OCI_CONFIG, OCI_MANIFEST, Digest, SplitStream
 from cfsrepo.formats.tree import directory
 from cfsrepo.images import names
-from cfsrepo.images.load import load_image
+from cfsrepo.images.imagetree import load_image
 from cfsrepo.oci.documents import Descriptor, parse_manifest
 from cfsrepo.oci.importer import PulledImage, import_image
 from cfsrepo.oci.merge import XattrMode

@@ -24,7 +24,7 @@ from cfsrepo.formats import fsverity
 from cfsrepo.formats.fsverity import Algorithm
 from cfsrepo.formats.tree import Inode
 from cfsrepo.images import names
-from cfsrepo.images.load import load_image
+from cfsrepo.images.imagetree import load_image
 from cfsrepo.progress import NoProgress, Progress
 from cfsrepo.store import kernelverity
 from cfsrepo.store.objects import ObjectStore, digest_from_path

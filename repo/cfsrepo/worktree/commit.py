@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cfsrepo.formats.erofs.writer import write_image
-from cfsrepo.images.load import load_image
+from cfsrepo.images.imagetree import load_image
 from cfsrepo.progress import Progress
 from cfsrepo.store.repository import Repository
 from cfsrepo.worktree.scan import BareTree, scan_bare_tree

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cfsrepo.errors import InputError, NotFoundError, UsageError
 from cfsrepo.images import names
 from cfsrepo.images.diff import Change, Difference, InodeTree, compare
-from cfsrepo.images.load import load_image
+from cfsrepo.images.imagetree import load_image
 from cfsrepo.progress import Progress
 from cfsrepo.store.repository import Repository
 from cfsrepo.worktree import checkoutmark

@@ -11,7 +11,7 @@ from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.fsverity import Algorithm
 from cfsrepo.images import names
 from cfsrepo.images.diff import ImageTree, InodeTree, Tree, compare
-from cfsrepo.images.load import load_image
+from cfsrepo.images.imagetree import load_image
 from cfsrepo.store.repository import Repository
 from cfsrepo.worktree.attributes import is_bare_user
 from cfsrepo.worktree.directorytree import Base, DirectoryTree
