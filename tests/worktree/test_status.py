@@ -160,7 +160,7 @@ def test_what_has_no_status(repo: Repository, tree: str, tmp_path: Path) -> None
     fd = os.open(tree, os.O_RDONLY)
     try:
         for mark in (b"1 - 5", b"nonsense"):
-            attributes.write(fd, mark, tree, checkoutmark.NAME)
+            attributes.write(fd, mark, tree, name=checkoutmark.NAME)
             with pytest.raises(UsageError, match="does not say which image"):
                 status(repo, tree)
         assert told(status(repo, tree, "image")) == []

@@ -196,11 +196,8 @@ class _Reader:
             raise _BadLine("RDEV of something that is no device")
 
         if len(fields) > _FIELDS and fields[_FIELDS]:
-            text = fields[_FIELDS]
-            template = self._xattrs.get(text)
-            if template is None:
-                template = self._parse_xattrs(text)
-            inode.xattrs = template.copy()
+            template = self._xattrs.get(fields[_FIELDS])
+            inode.xattrs = (template or self._parse_xattrs(fields[_FIELDS])).copy()
         self._add(path, inode)
 
     # --- by file type ----------------------------------------------------------------------------

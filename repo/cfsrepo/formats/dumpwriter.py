@@ -42,7 +42,7 @@ def write_dump(
 
 
 class LineFormat:
-    """Makes lines of a dump; keeps the text that lines have in common: of xattrs, and of numbers."""
+    """Makes lines of a dump; keeps the text of xattrs and numbers that lines have in common."""
 
     def __init__(self) -> None:
         self._texts: dict[Pair, bytes] = {}

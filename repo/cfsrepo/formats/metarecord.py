@@ -95,15 +95,29 @@ class Meta:
 
 def encode(meta: Meta) -> bytes:
     """The record of `meta`; LimitError where it is over the kernel's limit."""
-    words = [
-        b"1 %o %d %d %d %d.%d"
-        % (meta.mode, meta.uid, meta.gid, meta.rdev, meta.mtime_sec, meta.mtime_nsec)
-    ]
-    words += [
-        b"%b=%b" % (escape_xattr(key), escape_xattr(value))
-        for key, value in sorted(meta.xattrs.items())
-    ]
-    record = b" ".join(words)
+    return _encode(meta, meta.rdev)
+
+
+def encode_inode(inode: Inode) -> bytes:
+    """As `encode`, of an inode of a tree."""
+    return _encode(inode, inode.rdev if inode.is_device else 0)
+
+
+def _encode(meta: Meta | Inode, rdev: int) -> bytes:
+    record = b"1 %o %d %d %d %d.%d" % (
+        meta.mode,
+        meta.uid,
+        meta.gid,
+        rdev,
+        meta.mtime_sec,
+        meta.mtime_nsec,
+    )
+    if meta.xattrs:
+        words = [
+            b"%b=%b" % (escape_xattr(key), escape_xattr(value))
+            for key, value in sorted(meta.xattrs.items())
+        ]
+        record = b" ".join([record, *words])
     if len(record) > RECORD_MAX:
         raise LimitError(f"{NAME}: a record of {len(record)} bytes (at most {RECORD_MAX})")
     return record

@@ -18,6 +18,7 @@ import xattr
 from cfsrepo.errors import InputError, LimitError, SystemFailure
 from cfsrepo.formats import metarecord
 from cfsrepo.formats.tree import Xattrs
+from cfsrepo.worktree.below import shown
 
 File = int | str | bytes
 
@@ -63,8 +64,8 @@ def read_all(file: File, wanted: Callable[[str], bool]) -> Xattrs | None:
     return {name: value for name, value in found.items() if value is not None} or None
 
 
-def write(fd: int, value: bytes, shown: str, name: str = metarecord.NAME) -> None:
-    """Set an attribute of the file behind `fd`, which is called `shown`.
+def write(fd: int, value: bytes, root: str, path: bytes = b"", name: str = metarecord.NAME) -> None:
+    """Set an attribute of the file behind `fd`, which is `path` below the directory `root`.
 
     LimitError where it does not fit, SystemFailure where the file system has no attributes, else
     OSError.
@@ -74,13 +75,13 @@ def write(fd: int, value: bytes, shown: str, name: str = metarecord.NAME) -> Non
     except OSError as error:
         if error.errno in _NO_SUPPORT:
             raise SystemFailure(
-                f"{shown}: this file system has no extended attributes for users",
+                f"{shown(root, path)}: this file system has no extended attributes for users",
                 hint="ext4, xfs, btrfs and (from Linux 6.6) tmpfs have",
             ) from error
         if error.errno in _TOO_BIG and not _disk_is_full(fd):
             raise LimitError(
-                f"{shown}: {name} of {len(value)} bytes is more than the file system keeps with "
-                "a file",
+                f"{shown(root, path)}: {name} of {len(value)} bytes is more than the file system "
+                "keeps with a file",
                 hint="ext4 keeps about 4000, btrfs 15700, xfs 65536",
             ) from error
         raise

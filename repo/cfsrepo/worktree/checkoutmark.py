@@ -95,10 +95,10 @@ def begin(fd: int, mark: CheckoutMark, shown: str) -> CheckoutMark:
     """Mark the directory behind `fd` as unfinished; returns the mark that fits into it."""
     mark = replace(mark, finished_ns=None)
     try:
-        attributes.write(fd, encode(mark), shown, NAME)
+        attributes.write(fd, encode(mark), shown, name=NAME)
     except LimitError:
         mark = CheckoutMark(None)  # so many paths: a tree of nothing that has a name
-        attributes.write(fd, encode(mark), shown, NAME)
+        attributes.write(fd, encode(mark), shown, name=NAME)
     return mark
 
 
@@ -107,9 +107,9 @@ def finish(fd: int, mark: CheckoutMark, shown: str) -> None:
     # Its clock moves in steps: wait for the next one, so that no file has the time of the mark.
     last = now = os.fstat(fd).st_ctime_ns
     for _ in range(_TICKS):
-        attributes.write(fd, encode(mark), shown, NAME)
+        attributes.write(fd, encode(mark), shown, name=NAME)
         now = os.fstat(fd).st_ctime_ns
         if now > last:
             break
         time.sleep(0.001)
-    attributes.write(fd, encode(replace(mark, finished_ns=now)), shown, NAME)
+    attributes.write(fd, encode(replace(mark, finished_ns=now)), shown, name=NAME)

@@ -26,7 +26,6 @@ from typing import Final, Protocol
 
 from cfsrepo.errors import InputError, LimitError
 from cfsrepo.formats import metarecord
-from cfsrepo.formats.metarecord import Meta
 from cfsrepo.formats.tree import Inode
 from cfsrepo.progress import Progress
 from cfsrepo.system import pool
@@ -212,10 +211,10 @@ class TreeWriter(Closing):
     def _finish(self, fd: int, inode: Inode, mode: int, path: bytes) -> None:
         """Record, rights and time of what is complete."""
         try:
-            record = metarecord.encode(Meta.of(inode))
+            record = metarecord.encode_inode(inode)
         except LimitError as error:
             raise LimitError(f"{shown(self._path, path)}: {error}") from error
-        attributes.write(fd, record, shown(self._path, path))
+        attributes.write(fd, record, self._path, path)
         if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
             os.fchmod(fd, mode)
         time = inode.mtime_sec * 1_000_000_000 + inode.mtime_nsec
