@@ -82,25 +82,25 @@ def test_xattrs_split_at_the_first_equal_sign_and_the_last_one_counts() -> None:
 
 
 REFUSED = {
-    "no such digit": (b"/f x 100644 1 0 0 0 0.0 - - -", "SIZE 'x' is no decimal number"),
-    "negative size": (b"/f -1 100644 1 0 0 0 0.0 - - -", "SIZE '-1' is no decimal number"),
-    "sign": (b"/f +1 100644 1 0 0 0 0.0 - - -", "no decimal number"),
-    "underscore": (b"/f 1_0 100644 1 0 0 0 0.0 - - -", "no decimal number"),
+    "no such digit": (b"/f x 100644 1 0 0 0 0.0 - - -", "SIZE 'x' is not a decimal number"),
+    "negative size": (b"/f -1 100644 1 0 0 0 0.0 - - -", "SIZE '-1' is not a decimal number"),
+    "sign": (b"/f +1 100644 1 0 0 0 0.0 - - -", "not a decimal number"),
+    "underscore": (b"/f 1_0 100644 1 0 0 0 0.0 - - -", "not a decimal number"),
     "size": (b"/f 18446744073709551616 20666 1 0 0 1 0.0 - - -", "out of range"),
     "large size": (b"/f 9007199254740993 100644 1 0 0 0 0.0 - - -", "is over 9007199254740992"),
     "nlink": (b"/f 0 100644 4294967296 0 0 0 0.0 - - -", "NLINK '4294967296' is out of range"),
     "uid": (b"/f 0 100644 1 4294967296 0 0 0.0 - - -", "UID '4294967296' is out of range"),
-    "gid": (b"/f 0 100644 1 1 x 0 0.0 - - -", "GID 'x' is no decimal number"),
-    "rdev": (b"/f 0 100644 1 1 0 x 0.0 - - -", "RDEV 'x' is no decimal number"),
-    "empty number": (b"/f 0 100644  0 0 0 0.0 - - -", "NLINK '' is no decimal number"),
-    "mode": (b"/f 0 100648 1 0 0 0 0.0 - - -", "MODE '100648' is no octal number"),
+    "gid": (b"/f 0 100644 1 1 x 0 0.0 - - -", "GID 'x' is not a decimal number"),
+    "rdev": (b"/f 0 100644 1 1 0 x 0.0 - - -", "RDEV 'x' is not a decimal number"),
+    "empty number": (b"/f 0 100644  0 0 0 0.0 - - -", "NLINK '' is not a decimal number"),
+    "mode": (b"/f 0 100648 1 0 0 0 0.0 - - -", "MODE '100648' is not an octal number"),
     "mode without type": (b"/f 0 644 1 0 0 0 0.0 - - -", "no known file type"),
     "unknown type": (b"/f 0 30644 1 0 0 0 0.0 - - -", "no known file type"),
-    "empty mode": (b"/f 0  1 0 0 0 0.0 - - -", "MODE '' is no octal number"),
+    "empty mode": (b"/f 0  1 0 0 0 0.0 - - -", "MODE '' is not an octal number"),
     "mtime without dot": (b"/f 0 100644 1 0 0 0 5 - - -", "is not seconds.nanoseconds"),
-    "mtime without sec": (b"/f 0 100644 1 0 0 0 .5 - - -", "MTIME '' is no decimal number"),
-    "mtime without nsec": (b"/f 0 100644 1 0 0 0 5. - - -", "MTIME '' is no decimal number"),
-    "negative nsec": (b"/f 0 100644 1 0 0 0 5.-5 - - -", "MTIME '-5' is no decimal number"),
+    "mtime without sec": (b"/f 0 100644 1 0 0 0 .5 - - -", "MTIME '' is not a decimal number"),
+    "mtime without nsec": (b"/f 0 100644 1 0 0 0 5. - - -", "MTIME '' is not a decimal number"),
+    "negative nsec": (b"/f 0 100644 1 0 0 0 5.-5 - - -", "MTIME '-5' is not a decimal number"),
     "late": (b"/f 0 100644 1 0 0 0 9223372036854775808.0 - - -", "out of range"),
     "early": (b"/f 0 100644 1 0 0 0 -9223372036854775809.0 - - -", "out of range"),
     "short line": (b"/f 0 100644 1 0 0 0", "line ends before MTIME"),
@@ -147,7 +147,7 @@ REFUSED = {
     "link without target": (b"/f 0 @100644 1 0 0 0 0.0 - - -", "needs the path"),
     "directory link": (b"/f 0 @40755 1 0 0 0 0.0 / - -", "a directory cannot be a hard link"),
     "link without type": (b"/f 0 @644 1 0 0 0 0.0 / - -", "no known file type"),
-    "lone @": (b"/f 0 @ 1 0 0 0 0.0 / - -", "no octal number"),
+    "lone @": (b"/f 0 @ 1 0 0 0 0.0 / - -", "not an octal number"),
 }
 
 
@@ -191,7 +191,7 @@ def test_a_name_can_be_there_once() -> None:
 
 def test_what_is_in_a_file_is_in_no_directory() -> None:
     for first in (b"/f 0 100644 1 0 0 0 0.0 - - -\n", b"/f 0 @100644 1 0 0 0 0.0 /g - -\n"):
-        with pytest.raises(InputError, match=r":3: what '/f/g' is in is no directory"):
+        with pytest.raises(InputError, match=r":3: the parent of '/f/g' is not a directory"):
             tree_of(ROOT + first + b"/f/g 0 100644 1 0 0 0 0.0 - - -\n")
 
 

@@ -91,15 +91,15 @@ def test_unknown_read_only_features_are_told() -> None:
         (altered(algorithm="fsverity-sha256-16"), "'fsverity-sha256-16' is not supported"),
         (altered(algorithm=None), "is not supported"),
         (altered(features={"incompatible": ["x", "y"]}), "features unknown here: x, y"),
-        (altered(features=[]), "features is no object"),
+        (altered(features=[]), "features is not an object"),
         (altered(features={"compatible": "x"}), "compatible is no list"),
         (altered(features={"incompatible": [1]}), "incompatible is no list"),
-        (altered(erofs_formats=1), "erofs_formats is no object"),
+        (altered(erofs_formats=1), "erofs_formats is not an object"),
         (altered(erofs_formats={}), "names a version"),
         (altered(erofs_formats={"default": 3}), "names a version"),
         (altered(erofs_formats={"default": True}), "names a version"),
         (altered(erofs_formats={"default": 1, "extra": [[]]}), "names a version"),
-        (altered(erofs_formats={"default": 1, "extra": 2}), "erofs_formats is no object"),
+        (altered(erofs_formats={"default": 1, "extra": 2}), "erofs_formats is not an object"),
     ],
 )
 def test_refusals(data: bytes, message: str) -> None:

@@ -113,7 +113,7 @@ def check_pin(data: bytes) -> None:
 
 
 def check_mountinfo(data: bytes) -> None:
-    """The mount table: lines that are none are left out, and nothing else."""
+    """The mount table: malformed lines are left out, and nothing else."""
     mounts = mounttable.parse(data)
     assert len(mounts) <= data.count(b"\n") + 1
     for mount in mounts:

@@ -32,7 +32,7 @@ def test_parse() -> None:
     assert mounts[5].mount_point == b"/mnt/form\x0cfeed"
 
 
-def test_lines_that_are_none_are_left_out() -> None:
+def test_malformed_lines_are_left_out() -> None:
     for line in (b"x 1 0:2 / /a rw - t s o", b"1 1 0:y / /a rw - t s o", b"1 1 02 / /a rw - t s o"):
         assert mounttable.parse(line + b"\n" + TABLE) == mounttable.parse(TABLE)
 

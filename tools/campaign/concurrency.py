@@ -1,4 +1,4 @@
-"""Pullers, a tagger, a collector and readers on one repository, all at once."""
+"""Pullers, a tagger, a collector and readers working on one repository at the same time."""
 
 from __future__ import annotations
 

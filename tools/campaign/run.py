@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Interrupt everything that writes to a repository, and let everybody at one at the same time.
+"""Interrupt everything that writes to a repository, and crowd one with many programs at a time.
 
 usage: run.py [--rounds N] [--full-rounds N] [--seconds N] [--seed N] [--directory DIR]
 
@@ -8,7 +8,7 @@ usage: run.py [--rounds N] [--full-rounds N] [--seconds N] [--seed N] [--directo
           same command run again succeeds, and a collection frees all garbage.
   full    the same on a file system that gets full at a random point (a tmpfs; needs root).
   crowd   four pullers, a tagger, a collector and two readers at once for a while: nothing is lost,
-          nobody waits for ever, every reader finds every byte.
+          nobody waits forever, every reader finds every byte.
 
 Prints counts. The first thing that does not hold ends it, with exit code 1, and the repository is
 left in place.
@@ -34,7 +34,7 @@ from workload import CampaignError  # noqa: E402
 
 
 def main() -> int:
-    """Run the campaigns."""
+    """Run the campaigns that the options ask for."""
     parser = argparse.ArgumentParser(description="Crash and concurrency campaigns.")
     parser.add_argument("--rounds", type=int, default=300, help="kills (default: %(default)s)")
     parser.add_argument(
@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace, directory: str, seed: int) -> None:
         for name, count in counts.items():
             print(f"crowd: {name:<12}{count:>6} times", flush=True)
         if not all(count for name, count in counts.items()):
-            raise CampaignError("somebody never got a turn")
+            raise CampaignError("one of them never got a turn")
 
 
 def _print(title: str, counts: dict[str, Counts]) -> None:

@@ -117,6 +117,6 @@ def unpack(debs: Iterable[str], root: str, *members: str) -> None:
             done = subprocess.run(
                 command, stdin=data.stdout, stderr=subprocess.PIPE, text=True, check=False
             )
-        # Tar's only complaint that is none of ours: a package has nothing that fits `members`.
+        # The only complaint of tar to ignore: a package has nothing that fits `members`.
         if data.returncode or (done.returncode and not members):
             raise SystemExit(f"cannot unpack {deb}: {done.stderr}")

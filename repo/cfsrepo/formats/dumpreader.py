@@ -11,8 +11,8 @@ holds. The first line is the root `/`, and a directory comes before what is in i
 `@` in front of MODE makes a hard link: only PATH, MODE and PAYLOAD count, and PAYLOAD is the path
 of the inode, which may come later or be a hard link itself.
 
-Reading is strict where the C tool is not meant to be lax (numbers out of range, digests that are
-none, hard links to directories) and takes what it takes on purpose: a missing newline at the end,
+Reading is strict where the C tool is lax by accident (numbers out of range, malformed digests, hard
+links to directories) and accepts what it accepts on purpose: a missing newline at the end,
 one trailing space, PATH without its leading slash, a line that ends early where the rest does not
 matter, bits of MODE above the 16th.
 
@@ -52,8 +52,8 @@ def read_dump(stream: BinaryIO, name: str = "-", *, strict: bool = False) -> Ino
     """The tree that the dump in `stream` describes.
 
     `name` stands for the stream in messages. `strict` refuses as well what the C tool refuses with
-    CFS_PARSE_STRICT set: no newline at the end, a symlink's SIZE that is not its target's, CONTENT
-    of a symlink, RDEV of what is no device.
+    CFS_PARSE_STRICT set: no newline at the end, a symlink's SIZE that is not its target's length,
+    a symlink with CONTENT, RDEV of anything but a device.
 
     Raises InputError (LimitError for what is only too large) with the file, the line's number and
     the reason.
@@ -108,7 +108,7 @@ def _text(data: bytes) -> str:
 
 def _number(field: bytes, what: str, limit: int) -> int:
     if not field.isdigit():
-        raise _BadLine(f"{what} {_text(field)} is no decimal number")
+        raise _BadLine(f"{what} {_text(field)} is not a decimal number")
     value = int(field) if len(field) <= 20 else limit + 1
     if value > limit:
         raise _BadLine(f"{what} {_text(field)} is out of range", limit=True)
@@ -193,7 +193,7 @@ class _Reader:
         elif kind in _DEVICES:
             inode.rdev = rdev
         if rdev and self._strict and kind not in _DEVICES:
-            raise _BadLine("RDEV of something that is no device")
+            raise _BadLine("RDEV is set, but this is not a device")
 
         if len(fields) > _FIELDS and fields[_FIELDS]:
             template = self._xattrs.get(fields[_FIELDS])
@@ -256,7 +256,7 @@ class _Reader:
         is_link = field.startswith(b"@")
         digits = field[1:] if is_link else field
         if not digits or len(digits) > 22 or digits.strip(b"01234567"):
-            raise _BadLine(f"MODE {_text(field)} is no octal number")
+            raise _BadLine(f"MODE {_text(field)} is not an octal number")
         mode = int(digits, 8) & _U16
         if mode & 0o170000 not in layout.FILE_TYPES:
             raise _BadLine(f"MODE {_text(field)} has no known file type")
@@ -395,7 +395,7 @@ class _Reader:
                 raise _BadLine(f"the directory of {_text(shown)} is missing")
             inode = found
         if inode.entries is None:
-            raise _BadLine(f"what {_text(shown)} is in is no directory")
+            raise _BadLine(f"the parent of {_text(shown)} is not a directory")
         if len(path) <= 4096:
             self._parents[path] = inode
         return inode

@@ -55,7 +55,7 @@ def escape_optional(data: bytes | None) -> bytes:
 
 
 def unescape(word: bytes) -> bytes:
-    """The bytes that `word` stands for. ValueError, naming it, for an escape that is none."""
+    """The bytes that `word` stands for. ValueError, naming it, for an unknown escape."""
     if b"\\" not in word:
         return word
     try:

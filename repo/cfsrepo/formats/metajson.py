@@ -114,12 +114,12 @@ def parse(data: bytes, path: str) -> RepositoryMeta:
 
 def _features(value: object, path: str) -> Features:
     if not isinstance(value, dict):
-        raise _damaged(path, "features is no object")
+        raise _damaged(path, "features is not an object")
     lists = []
     for key in ("compatible", "read-only-compatible", "incompatible"):
         flags = value.get(key, [])
         if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
-            raise _damaged(path, f"features: {key} is no list of strings")
+            raise _damaged(path, f"features: {key} is not a list of strings")
         lists.append(tuple(flags))
     return Features(*lists)
 
@@ -131,7 +131,7 @@ def _erofs_formats(value: object, features: Features, path: str) -> tuple[int, t
     elif isinstance(value, dict) and isinstance(extra := value.get("extra", []), list):
         versions = [value.get("default"), *extra]
     else:
-        raise _damaged(path, "erofs_formats is no object")
+        raise _damaged(path, "erofs_formats is not an object")
     if not all(type(version) is int and version in _EROFS_VERSIONS for version in versions):
         raise _damaged(path, "erofs_formats names a version that is not known")
     # The flag decides where the field says what its absence means.

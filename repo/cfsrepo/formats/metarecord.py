@@ -124,7 +124,7 @@ def _encode(meta: Meta | Inode, rdev: int) -> bytes:
 
 
 def decode(record: bytes) -> Meta:
-    """What `record` says. InputError, without the file's name, for one that is none."""
+    """What `record` says. InputError, without the file's name, for a malformed one."""
     version, _, rest = record.partition(b" ")
     if version != _VERSION:
         if re.fullmatch(rb"[1-9][0-9]{0,3}", version):
@@ -142,7 +142,7 @@ def decode(record: bytes) -> Meta:
     if max(uid, gid, rdev) > _U32 or not -(1 << 63) <= sec < 1 << 63:
         raise InputError(f"{NAME}: a number is out of range")
     if rdev and not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
-        raise InputError(f"{NAME}: a device number of what is no device")
+        raise InputError(f"{NAME}: a device number in the record of what is not a device")
     meta = Meta(mode, uid, gid, rdev, sec, nsec, _xattrs(match[7]) if match[7] else {})
     if encode(meta) != record:
         raise InputError(f"{NAME}: not in its canonical form")

@@ -122,7 +122,7 @@ class SplitStreamWriter:
     def keep(self, digest: bytes) -> int:
         """Keep the object `digest` alive with this stream, without appending it.
 
-        Returns its index. It is for what content needs that is no literal part of the file.
+        Returns its index. It is for objects that the content needs without being part of the file.
         """
         index = self._object_index
         return index.setdefault(bytes(digest), len(index))

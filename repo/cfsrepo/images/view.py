@@ -162,7 +162,7 @@ class ImageView:
         try:
             inode = self.image.inode(nid)
         except InputError:
-            return False  # listed, and an error for who asks for it
+            return False  # listed; reading it is an error
         return inode.rdev == 0 and inode.mode & 0o170000 == _WHITEOUT_MODE
 
     def readlink(self, nid: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The digest of a large file by all processors: for who waits for it, as a mount does."""
+"""The digest of a large file by all processors, for a caller that waits for it, as a mount does."""
 
 from __future__ import annotations
 

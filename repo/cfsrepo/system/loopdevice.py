@@ -29,7 +29,7 @@ _ATTEMPTS: Final = 64
 def attached(fd: int, block_size: int = 4096) -> Iterator[str]:
     """The path of a read-only loop device of the file `fd`.
 
-    The device goes by itself with its last user: what is mounted from it in the body keeps it.
+    The kernel detaches the device after its last user: a mount made in the body keeps it attached.
     """
     with linux.opened(_CONTROL, os.O_RDWR) as control:
         for _ in range(_ATTEMPTS):

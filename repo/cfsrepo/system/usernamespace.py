@@ -1,4 +1,4 @@
-"""User namespaces as maps of owners: what an idmapped mount takes its shift from.
+"""User namespaces as maps of owner ids, which idmapped mounts refer to.
 
 Reference: user_namespaces(7), mount_setattr(2).
 """
@@ -17,7 +17,7 @@ Map = Sequence[tuple[int, int, int]]
 
 @contextmanager
 def mapped(uids: Map, gids: Map) -> Iterator[str]:
-    """The path of a new user namespace with these maps, as long as the body runs; needs root."""
+    """The path of a new user namespace with these maps, kept while the body runs. Needs root."""
     ready, go = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
@@ -38,7 +38,7 @@ def mapped(uids: Map, gids: Map) -> Iterator[str]:
 
 
 def _hold(ready: int, go: tuple[int, int]) -> None:
-    """The child's part: be in a new namespace until the parent closes its end; never returns."""
+    """The child's part: stay in a new namespace until the parent closes its end. Never returns."""
     try:
         os.close(go[1])
         linux.unshare(linux.CLONE_NEWUSER)

@@ -135,7 +135,7 @@ class Placement:
         return len(target), inode.nlink, 0, len(target)
 
     def _measure_other(self, index: int, inode: Inode) -> _Measure:
-        """A device, FIFO or socket; or a mode that is no file's at all."""
+        """A device, FIFO or socket; or a mode without a valid file type."""
         if inode.entries is not None or not self.types[index]:
             raise self._bad_mode(index, inode)
         return inode.size, inode.nlink, 0, 0

@@ -333,7 +333,7 @@ def check_names(names: Collection[bytes], path: Callable[[], str]) -> None:
         if len(name) > layout.NAME_MAX:
             raise LimitError(f"{path()}: a name of {len(name)} bytes, over {layout.NAME_MAX}")
         if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
-            raise InputError(f"{path()}: {name[:60]!r} is no name for a file")
+            raise InputError(f"{path()}: {name[:60]!r} is not a valid file name")
 
 
 def own_xattrs(inode: Inode, path: Callable[[], str]) -> dict[bytes, bytes]:
@@ -348,7 +348,7 @@ def own_xattrs(inode: Inode, path: Callable[[], str]) -> dict[bytes, bytes]:
     result = {}
     for key, value in xattrs.items():
         if not 0 < len(key) <= layout.XATTR_NAME_MAX or b"\0" in key:
-            raise InputError(f"{path()}: {key[:60]!r} is no name of an xattr")
+            raise InputError(f"{path()}: {key[:60]!r} is not a valid name of an extended attribute")
         result[escaped + key[len(prefix) :] if key.startswith(prefix) else key] = value
     return result
 

@@ -8,7 +8,7 @@ of a million files costs the check of its superblock. The layout is that of
 An image may be damaged or hostile. Every access is checked against the buffer, sizes and counts are
 bounded by it, nothing recurses; damage is an `InputError` that names the image and the inode. What
 is checked is what is read: an image with a bad inode can be used around that inode. A directory may
-name any inode, its own parent too: who walks a whole tree must remember what it has seen.
+name any inode, its own parent too: a walk over a whole tree must remember what it has seen.
 
 The buffer must not shrink while it is mapped (objects of a repository never do).
 """
@@ -152,7 +152,7 @@ class ErofsImage:
     def lookup(self, dir_nid: int, name: bytes) -> int | None:
         """The nid of entry `name` of a directory; None where there is none.
 
-        Raises `NotADirectoryError` when `dir_nid` is no directory.
+        Raises `NotADirectoryError` when `dir_nid` is not a directory.
         """
         directory = self._directory(dir_nid)
         # The last block whose first name is not after `name`, then the entry inside it.
