@@ -107,7 +107,7 @@ def test_examples() -> None:
         (b"1 100644 +1 0 0 0.0", "damaged"),
         (b"1 100644 -1 0 0 0.0", "damaged"),
         (b"1 100644 4294967296 0 0 0.0", "out of range"),
-        (b"1 100644 0 0 1 0.0", "no device"),
+        (b"1 100644 0 0 1 0.0", "not a device"),
         (b"1 100644 0 0 0 -0.0", "canonical"),
         (b"1 100644 0 0 0 0.1000000000", "damaged"),
         (b"1 100644 0 0 0 0.01", "canonical"),
