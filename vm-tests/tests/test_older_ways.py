@@ -41,7 +41,7 @@ def test_by_a_loop_device(place: Path, mnt: str, monkeypatch: pytest.MonkeyPatch
     replace(small.objects["two"], CONTENT)
     with pytest.raises(OSError, match="Input/output error"):
         Path(mnt, "two").read_bytes()
-    cfs(small.path, "umount", mnt)
+    run("umount", mnt)
     assert run("losetup", "--list", "--noheadings").stdout == ""
 
 
