@@ -27,6 +27,7 @@ import trio
 
 import pyfuse3
 from cfsfuse.operations import Operations
+from cfsfuse.workers import Workers
 from cfsrepo.system.closing import Closing
 
 log = logging.getLogger(__name__)
@@ -75,14 +76,15 @@ class Loop(Closing):
             trio.run(self._main, end, fast)
 
     async def _main(self, end: Callable[[], None], fast: bool) -> None:
-        trio.to_thread.current_default_thread_limiter().total_tokens = _READERS
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._end_on_signal, end)
-            if fast:
-                await pyfuse3.main(_TASKS, _TASKS)
-            else:
-                await pyfuse3.main()
-            nursery.cancel_scope.cancel()
+        workers = Workers(_READERS)
+        self._operations.wait = workers.run
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._end_on_signal, end)
+                await (pyfuse3.main(_TASKS, _TASKS) if fast else pyfuse3.main())
+                nursery.cancel_scope.cancel()
+        finally:
+            workers.close()
 
     async def _end_on_signal(self, end: Callable[[], None], task_status: Any) -> None:
         with trio.open_signal_receiver(*_ENDING) as signals:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 import trio
@@ -53,6 +53,8 @@ _ENTRIES_KEPT = 1 << 16
 _ROOT = pyfuse3.ROOT_INODE
 
 
+Wait = Callable[..., Awaitable[Any]]
+
 STATELESS = hasattr(pyfuse3.Operations, "stateless_open")
 """Whether this pyfuse3 serves files and directories that were never opened."""
 
@@ -73,6 +75,8 @@ class Operations(pyfuse3.Operations):
         self._scan = XattrScan(view, trusted=trusted)
         self.ready: Callable[[], None] = lambda: None
         """Called when the kernel has started the session."""
+        self.wait: Wait = trio.to_thread.run_sync
+        """Runs a call that may wait for the disk, in another thread."""
         self._requests: Counter[str] = Counter()
         self._entries: dict[int, EntryAttributes] = {}
         self._absent = EntryAttributes()
@@ -125,13 +129,18 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         self._count("readdir")
         try:
-            for position, name, nid in self._view.readdir(self._nid(InodeT(fh)), start_id):
+            directory = self._nid(InodeT(fh))
+            listed = []
+            for position, name, nid in self._view.readdir(directory, start_id):
+                listed.append(nid)
                 try:
                     entry = self._entry(nid)
                 except FUSEError:
                     entry = self._absent  # damaged: an error for who asks for it
                 if not pyfuse3.readdir_reply(token, name, entry, position):
-                    return
+                    break
+            if start_id == 0:
+                self._reader.ahead.listed(directory, listed)
         except (OSError, CfsError) as error:
             self._fail(error)
 
@@ -202,7 +211,8 @@ class Operations(pyfuse3.Operations):
             ready = self._reader.read_ready(fh, off, size)
             if ready is not None:
                 return ready
-            return await trio.to_thread.run_sync(self._reader.read, fh, off, size)
+            data: Buffer = await self.wait(self._reader.read, fh, off, size)
+            return data
         except (OSError, CfsError) as error:
             if _errno(error) == errno.EIO:
                 self._reader.report(fh, error)

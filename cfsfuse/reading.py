@@ -2,7 +2,8 @@
 
 A server of files that never change needs no open files: a read names the inode. `FileReader` keeps
 the contents that are read in pieces, least recently used first to go, within bounds of number and
-memory. A content read in one go is not kept: the kernel's page cache has it.
+memory. A content read in one go is not kept: the kernel's page cache has it. Small files come from
+`Readahead` where they are read one after the other.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 from collections import OrderedDict
 from typing import Final
 
+from cfsfuse.readahead import Readahead
 from cfsrepo.errors import CfsError, InputError, printable
 from cfsrepo.images.contents import Buffer, Content
 from cfsrepo.images.view import ImageView
@@ -47,10 +49,18 @@ class FileReader:
         self._reported: set[int] = set()
         self._reports: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
         self._reporter: threading.Thread | None = None
-        self.hits = 0  # reads that found their content open
+        self.ahead = Readahead(view)
+        self.hits = 0  # reads that found their content open, or read ahead
 
     def read_ready(self, nid: int, offset: int, size: int) -> Buffer | None:
         """As `read`, but None where the disk, or much computing, would have to be waited for."""
+        if nid in self.ahead:
+            data = self.ahead.take(nid, offset, size, wait=False)
+            if data is not None:
+                self.hits += 1
+                return data
+            if nid in self.ahead:
+                return None  # it is just being read
         with self._lock:
             kept = self._kept.get(nid)
             if kept is not None:
@@ -94,6 +104,10 @@ class FileReader:
 
     def read(self, nid: int, offset: int, size: int) -> Buffer:
         """At most `size` bytes from `offset` of a file. May wait. Raises `OSError`, `CfsError`."""
+        found = self.ahead.take(nid, offset, size, wait=True)
+        if found is not None:
+            self.hits += 1
+            return found
         while True:
             with self._lock:
                 kept = self._kept.get(nid)
@@ -114,6 +128,8 @@ class FileReader:
             try:
                 data = kept.content.read(offset, size)
                 done = offset == 0 and len(data) < size
+                if done and opener:
+                    self.ahead.missed(nid)
                 return data
             finally:
                 self._release(nid, kept, done=done)
@@ -166,6 +182,7 @@ class FileReader:
 
     def close(self) -> None:
         """Release everything. No read may be under way."""
+        self.ahead.close()
         if self._reporter is not None:
             self._reports.put(None)
             self._reporter.join(_PATIENCE)

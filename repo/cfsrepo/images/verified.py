@@ -34,6 +34,7 @@ from cfsrepo.store.objects import digest_from_path
 from cfsrepo.system import linux
 
 WHOLE_MAX: Final = 1 << 20
+_AROUND: Final = 128 << 10  # as much as the kernel reads around a page fault
 _RESOLVE: Final = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS
 # O_NONBLOCK: a FIFO in the place of an object must not hang us.
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -271,24 +272,34 @@ class TreeContent:
         # Whole blocks, of which the wanted part is served.
         start = offset - offset % BLOCK_SIZE
         count = min(-(-end // BLOCK_SIZE) * BLOCK_SIZE, self._size) - start
-        read = _read_ready if ready else _read_all
-        data = read(self._fd, start, count)
-        if data is None:
-            return None
-        if len(data) != count or not self._check(start // BLOCK_SIZE, data):
+        algorithm = _ALGORITHMS[len(self._digest)]
+        data: Buffer | None
+        if ready:
+            data = _read_ready(self._fd, start, count)
+            if data is None:
+                return None
+            hashes = fsverity.hash_blocks(data, algorithm)
+        else:
+            if count < _AROUND:
+                # Who reads here and there (page faults of programs) will read nearby: the rest of
+                # the neighbourhood comes into the page cache meanwhile, where reads do not wait.
+                around = start - start % _AROUND
+                os.posix_fadvise(self._fd, around, _AROUND, os.POSIX_FADV_WILLNEED)
+            data, hashes = fsverity.read_range(self._fd, start, count, algorithm)
+        if len(data) != count or not self._check(start // BLOCK_SIZE, hashes):
             raise DamagedError(
                 self._backing, f"bytes {start} to {start + count} do not have their digest"
             )
         self._objects.verified += count
         return data if count == end - offset else memoryview(data)[offset - start : end - start]
 
-    def _check(self, block: int, data: Buffer) -> bool:
+    def _check(self, block: int, hashes: bytes) -> bool:
         try:
-            return self._trees[-1].check(block, data)
+            return self._trees[-1].check_hashes(block, hashes)
         except TreeDamagedError:
             tree = self._objects.remake_tree(self._fd, self._backing, self._size, self._digest)
             self._trees.append(tree)
-            return tree.check(block, data)
+            return tree.check_hashes(block, hashes)
 
     def close(self) -> None:
         for tree in self._trees:

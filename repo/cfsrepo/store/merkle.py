@@ -78,8 +78,11 @@ class MerkleTree:
 
         `data` is whole blocks, or ends with the object. Raises `TreeDamagedError`.
         """
+        return self.check_hashes(first_block, fsverity.hash_blocks(data, self._algorithm))
+
+    def check_hashes(self, first_block: int, found: bytes) -> bool:
+        """As `check`, for who has the hashes of the blocks already."""
         size = self._algorithm.digest_size
-        found = fsverity.hash_blocks(data, self._algorithm)
         at = 0
         block = first_block
         while at < len(found):

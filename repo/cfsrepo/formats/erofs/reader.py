@@ -147,6 +147,24 @@ class ErofsImage:
             (nid, ino, mode, uid, gid, rdev, size, nlink, sec, nsec, kind, i_u, end, icount),
         )
 
+    def nid_after(self, nid: int) -> int:
+        """Where the next inode begins in an image whose inodes are in a row, for guesses.
+
+        Makers of images pad with zeros so that a tail does not cross a block.
+        """
+        inode = self.inode(nid)
+        end = inode.xattr_offset + layout.xattr_area_size(inode.xattr_icount)
+        if inode.layout == LAYOUT_CHUNK_BASED:
+            bits = BLOCK_BITS + (inode.i_u & layout.CHUNK_BITS_MASK)
+            end = ((end + 3) & ~3) + 4 * ((inode.size + (1 << bits) - 1) >> bits)
+        elif inode.layout == LAYOUT_FLAT_INLINE:
+            end += inode.size % BLOCK_SIZE
+        following = (end + (1 << SLOT_BITS) - 1) >> SLOT_BITS
+        for slot in range(following, following + (BLOCK_SIZE >> SLOT_BITS)):
+            if any(self.data[slot << SLOT_BITS : (slot + 1) << SLOT_BITS]):
+                return slot
+        return following
+
     # --- directories -----------------------------------------------------------------------------
 
     def lookup(self, dir_nid: int, name: bytes) -> int | None:
