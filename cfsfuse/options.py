@@ -12,7 +12,7 @@ from cfsrepo.images.verified import Verify
 class Engine(StrEnum):
     """Which server answers the kernel."""
 
-    DIRECT = "direct"  # ours: cfsfuse.server
+    DIRECT = "direct"  # ours: cfsfuse.engines.direct
     PYFUSE3 = "pyfuse3"  # libfuse through pyfuse3: cfsfuse.operations
 
 

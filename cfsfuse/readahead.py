@@ -15,7 +15,7 @@ from __future__ import annotations
 import queue
 import stat
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Final
 
 from cfsrepo.errors import CfsError
@@ -31,6 +31,8 @@ _BATCH: Final = 8
 _BYTES_KEPT: Final = 16 << 20
 _SCAN_MAX: Final = 512  # slots of the image looked at for a batch
 _EXPECTED_MAX: Final = 64
+_STREAMS_MAX: Final = 16
+_OVERTAKEN_MAX: Final = 256  # slots of the image
 _STARTS_MAX: Final = 1 << 16
 _THREADS: Final = 3
 _PATIENCE: Final = 5.0  # seconds for the threads to end
@@ -43,7 +45,7 @@ class _Stream:
 
     def __init__(self, nid: int) -> None:
         self.next: int | None = nid  # where to look for the next file; None at the end
-        self.ahead = 0  # files that are read ahead and were not asked for yet
+        self.ahead = 0  # files that are, or are to be, read ahead and were not asked for yet
         self.window = _WINDOW_MIN
 
 
@@ -68,6 +70,7 @@ class Readahead:
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._bytes = 0
         self._expected: OrderedDict[int, None] = OrderedDict()
+        self._streams: deque[_Stream] = deque(maxlen=_STREAMS_MAX)
         self._starts: set[int] = set()  # first inodes of directories' entries
         self._jobs: queue.SimpleQueue[_Stream | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -115,8 +118,14 @@ class Readahead:
         with self._lock:
             expected = nid in self._expected
             self._expected.pop(nid, None)
+            self._forget(nid)  # whose turn came when it was being read already
             if following is None:
                 return
+            for stream in self._streams:
+                if stream.next is not None and 0 <= nid - stream.next < _OVERTAKEN_MAX:
+                    stream.next = following  # the reader is faster: go on in front of it
+                    self._extend(stream)
+                    return
             if expected:
                 self._start(following)
                 return
@@ -130,12 +139,15 @@ class Readahead:
                 name = f"readahead-{number}"
                 self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
                 self._threads[-1].start()
-        self._extend(_Stream(nid))
+        stream = _Stream(nid)
+        self._streams.append(stream)
+        self._extend(stream)
 
     def _extend(self, stream: _Stream) -> None:
         """Have more files read once half of the window is used up."""
         if stream.next is not None and stream.ahead <= stream.window // 2:
             for _ in range((stream.window - stream.ahead) // _BATCH):
+                stream.ahead += _BATCH
                 self._jobs.put(stream)
             stream.window = min(2 * stream.window, _WINDOW_MAX)
 
@@ -167,8 +179,8 @@ class Readahead:
                     stream.next = None  # another stream is here already
                     break
                 kept = self._kept[nid] = _Kept(stream)
-                stream.ahead += 1
                 batch.append((nid, kept))
+            stream.ahead -= _BATCH - len(batch)
         return batch
 
     def _store(self, nid: int, kept: _Kept, data: Buffer | None) -> None:
@@ -177,11 +189,11 @@ class Readahead:
                 kept.data = memoryview(data)
                 self._bytes += len(data)
             kept.done.set()
-            while self._bytes > _BYTES_KEPT:
-                oldest = next(iter(self._kept))
-                if not self._kept[oldest].done.is_set():
-                    break
-                self._forget(oldest)
+            if self._bytes > _BYTES_KEPT:
+                for oldest in [nid for nid, other in self._kept.items() if other.done.is_set()]:
+                    self._forget(oldest)
+                    if self._bytes <= _BYTES_KEPT:
+                        break
 
     def _forget(self, nid: int) -> None:
         kept = self._kept.pop(nid, None)

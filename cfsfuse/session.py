@@ -18,11 +18,11 @@ from typing import Any
 
 from cfsfuse import records
 from cfsfuse.connection import connect
+from cfsfuse.engines.direct import Server
 from cfsfuse.loop import Loop
 from cfsfuse.operations import Operations
 from cfsfuse.options import Engine, MountOptions
 from cfsfuse.records import Record
-from cfsfuse.server import Server
 from cfsfuse.unmounting import unmount
 from cfsrepo.errors import MountError, RepositoryError, SystemFailure
 from cfsrepo.formats.erofs.reader import ErofsImage

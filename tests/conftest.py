@@ -121,6 +121,7 @@ class User:
     def environment(self, **more: str) -> dict[str, str]:
         """The environment for this user's programs; they find the packages of this checkout."""
         paths = [CHECKOUT, os.path.join(CHECKOUT, "repo"), os.path.join(CHECKOUT, "tools")]
+        paths += [path for path in os.environ.get("PYTHONPATH", "").split(":") if path]
         kept = {key: value for key, value in os.environ.items() if not key.startswith("XDG_")}
         return {**kept, "HOME": self.home, "PYTHONPATH": ":".join(paths), **more}
 

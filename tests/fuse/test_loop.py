@@ -1,4 +1,4 @@
-"""pyfuse3's main loop is given a readiness function that polls first, where that is known to work."""
+"""pyfuse3's main loop polls first, where that is known to work; threads that work for trio."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cfsfuse import connection, unmounting
-from cfsfuse.server import Server
+from cfsfuse.engines.direct import Server
 from cfsrepo.errors import CfsError
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.images.verified import ObjectDirectory

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cfsfuse import protocol, server
-from cfsfuse.protocol import Opcode
-from cfsfuse.server import Server
+from cfsfuse.engines import direct, protocol
+from cfsfuse.engines.direct import Server
+from cfsfuse.engines.protocol import Opcode
 from cfsrepo.formats.erofs.reader import Backing
 from cfsrepo.images.contents import Buffer
 from cfsrepo.images.view import ImageView
@@ -385,14 +385,14 @@ def test_a_stuck_disk_does_not_hold_up_metadata(made: Sample) -> None:
     peer.init()
     nodeid = peer.lookup(b"large")
     body = protocol.READ_IN.pack(0, 0, 4096, 0, 0, 0, 0)
-    reads = {peer.send(Opcode.READ, nodeid, body) for _ in range(5 * server._THREADS)}
+    reads = {peer.send(Opcode.READ, nodeid, body) for _ in range(5 * direct._THREADS)}
     for _ in range(200):
         assert peer.lookup(b"inline") > 1
         assert peer.ask(Opcode.GETATTR, nodeid, bytes(16))[0] == 0
     deadline = time.monotonic() + 10
-    while objects.waiting < server._THREADS - 1 and time.monotonic() < deadline:
+    while objects.waiting < direct._THREADS - 1 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert objects.waiting == server._THREADS - 1
+    assert objects.waiting == direct._THREADS - 1
     objects.go.set()
     answered = set()
     for _ in range(len(reads)):
