@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 Ready = Callable[[], None]
 _PATIENCE = 5.0  # seconds for a daemon to end
+_KILLED = 30.0  # and for one that was killed
 
 _ERRORS: dict[str, type[CfsError]] = {
     value.__name__: value
@@ -136,10 +137,10 @@ class _Messages:
         except ProcessLookupError:
             return
         try:
-            for number in (signal.SIGTERM, signal.SIGKILL):
+            for number, patience in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, _KILLED)):
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(process, number)
-                if select.select([process], [], [], _PATIENCE)[0]:
+                if select.select([process], [], [], patience)[0]:
                     return
         finally:
             os.close(process)
