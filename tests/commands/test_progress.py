@@ -5,6 +5,11 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
+import select
+import termios
+import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -66,30 +71,90 @@ def test_a_long_task_shows_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     assert out.getvalue() == "layer 1: 100 files of 400 files (25 %)\n"
 
 
-def test_a_terminal_gets_a_bar_and_lines_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def drawn(leader: int, *awaited: str) -> str:
+    """What is drawn on the terminal until `awaited` is there, without codes for the cursor."""
+    text = ""
+    while True:
+        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+        if text and all(word in plain for word in awaited):
+            return plain
+        assert select.select([leader], [], [], 60)[0], f"{awaited} not in {plain!r}"
+        text += os.read(leader, 1 << 20).decode()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[TerminalProgress, int]]:
+    """Progress on a terminal of 100 columns, which is drawn with each event; its other end."""
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr(rendered, "REDRAW_SECONDS", 0.0)
-    out = Terminal()
-    progress = progress_for(LOUD, out)
-    assert isinstance(progress, TerminalProgress)
-    progress.start("a", 10)
-    progress.start("b", 10)
-    progress.advance("b", 5)
-    assert "b [############------------] 5 B of 10 B (50 %) (+1)" in out.getvalue()
-    progress.finish("b", "done")
-    progress.finish("a")
-    assert "\r\x1b[Kb: done\n" in out.getvalue()
-    assert out.getvalue().endswith("\r\x1b[Ka: 0 B\n")
-
-
-def test_the_bar_never_wraps() -> None:
     leader, follower = pty.openpty()
-    try:
-        with os.fdopen(follower, "w") as stream:
-            TerminalProgress(stream).start("x" * 500, 10)
-            assert len(os.read(leader, 4096)) < 100
-    finally:
-        os.close(leader)
+    termios.tcsetwinsize(follower, (24, 100))
+    with os.fdopen(follower, "w") as stream:
+        progress = progress_for(LOUD, stream)
+        assert isinstance(progress, TerminalProgress)
+        yield progress, leader
+        progress.clear()
+    os.close(leader)
+
+
+def test_a_terminal_gets_a_bar_for_each_task(terminal: tuple[TerminalProgress, int]) -> None:
+    progress, leader = terminal
+    progress.start("layer one", 10 << 20)
+    progress.start("layer two", 40, "files")
+    progress.advance("layer one", 5 << 20)
+    progress.advance("layer two", 10)
+    shown = drawn(leader, "10 files of 40 files (25 %)")
+    last = shown.rpartition("layer one")[2]
+    assert "5.0 MiB of 10.0 MiB (50 %)" in last, "beside the other one"
+    assert "layer two" in last
+    progress.advance("layer one", 1 << 20)
+    progress.advance("layer one", 1 << 20)
+    shown = drawn(leader, "7.0 MiB of 10.0 MiB", "MiB/s")
+    assert re.search("[0-9]:[0-9][0-9]", shown), "time left"
+
+
+def test_lines_stay_and_bars_go(terminal: tuple[TerminalProgress, int]) -> None:
+    progress, leader = terminal
+    progress.start("a", None)
+    progress.advance("a", 2048)
+    drawn(leader, "2.0 KiB")
+    progress.message("a [red]warning\x1b[2J")
+    drawn(leader, "a [red]warning\\x1b[2J\r\n")
+    progress.finish("a", "done")
+    drawn(leader, "a: done\r\n")
+    progress.message("after")
+    assert "━" not in drawn(leader, "after\r\n"), "no bar is left"
+
+
+def test_bars_of_what_is_given_up_are_taken_away(
+    terminal: tuple[TerminalProgress, int],
+) -> None:
+    progress, leader = terminal
+    progress.start("a", 10)
+    drawn(leader, "0 B of 10 B")
+    rendered.clear()
+    progress.message("cfs: error")
+    assert drawn(leader, "cfs: error\r\n").endswith("\rcfs: error\r\n")
+
+
+def test_no_thread_and_no_cursor(terminal: tuple[TerminalProgress, int]) -> None:
+    progress, leader = terminal
+    before = threading.active_count()
+    progress.start("a", 10)
+    assert threading.active_count() == before
+    progress.finish("a")
+    progress.message("end")
+    shown = b""
+    while b"end\r\n" not in shown:
+        shown += os.read(leader, 1 << 20)
+    assert b"\x1b[?25" not in shown, "a cursor that is hidden may stay so"
+
+
+def test_the_bars_never_wrap(terminal: tuple[TerminalProgress, int]) -> None:
+    progress, leader = terminal
+    progress.start("x" * 500, 10)
+    assert all(len(line) <= 100 for line in drawn(leader, "0 B of 10 B").splitlines())
 
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,10 @@ def _guarded(
     `failed` is the exit code of all expected errors, where it is not the error's own.
     """
     try:
-        code = run()
+        try:
+            code = run()
+        finally:
+            _clear_progress()
         sys.stdout.flush()
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
@@ -165,6 +168,12 @@ def _guarded(
         print(f"{prog}: defect in the program: {text} (--debug shows where)", file=sys.stderr)
         return errors.EXIT_DEFECT
     return code
+
+
+def _clear_progress() -> None:
+    """Take away the bars of a command that was given up: what is said of it needs a new line."""
+    if (progress := sys.modules.get("cfstools.render.progress")) is not None:
+        progress.clear()
 
 
 def report(error: CfsError | OSError, prog: str = "cfs") -> int:

@@ -1,8 +1,9 @@
 """Progress on a terminal or in a log: what a front end makes of `cfsrepo.progress` events.
 
-On a terminal one line at the bottom is redrawn at most ten times a second and replaced, when a task
-ends, by a line that stays. Elsewhere (a file, a pipe) there are only plain lines: one when a task
-ends, and one every ten seconds while it lasts, so that a log shows that something still goes on.
+On a terminal each task has a bar with its speed and the time left, redrawn at most ten times a
+second and replaced, when the task ends, by a line that stays. Elsewhere (a file, a pipe) there are
+only plain lines: one when a task ends, and one every ten seconds while it lasts, so that a log
+shows that something still goes on.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from cfsrepo.errors import printable
 from cfsrepo.progress import Progress
 from cfstools.options import Arguments
 from cfstools.render.amounts import amount
 
+if TYPE_CHECKING:
+    from cfstools.render import bars
+
 REDRAW_SECONDS = 0.1
 LOG_SECONDS = 10.0
-BAR_CELLS = 24
 
 
 def progress_for(args: Arguments, stream: TextIO | None = None) -> Progress:
@@ -108,61 +111,69 @@ class PlainProgress:
 
 
 class TerminalProgress:
-    """One redrawn line at the bottom, and a line that stays for each finished task."""
+    """A bar for each task that is under way, and a line that stays for each finished one.
+
+    `rich` draws them, when events come and the last time is long enough ago: it has no thread here,
+    since commands fork. It is loaded with the first task.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._bars: bars.Bars | None = None
         self._tasks: dict[str, _Task] = {}
         self._drawn = 0.0
-        self._shown = False
+        _on_terminal.append(self)
 
     def start(self, task: str, total: int | None, unit: str = "B") -> None:
         """Show `task`."""
+        if self._bars is None:
+            from cfstools.render import bars
+
+            self._bars = bars.Bars(self._stream)
         self._tasks[task] = _Task(total, unit)
+        self._bars.add(task, total, unit)
         self._draw()
 
     def advance(self, task: str, amount: int) -> None:
         """Count; redraw when the last time is long enough ago."""
         self._tasks[task].done += amount
+        assert self._bars is not None, "start comes first"
+        self._bars.update(task, self._tasks[task].done)
         if time.monotonic() - self._drawn >= REDRAW_SECONDS:
             self._draw()
 
     def finish(self, task: str, note: str = "") -> None:
         """Replace the bar by a line that stays."""
         state = self._tasks.pop(task)
-        self._line(f"{task}: {note or amount(state.done, state.unit)}")
+        assert self._bars is not None, "start comes first"
+        self._bars.remove(task)
+        self.message(f"{task}: {note or amount(state.done, state.unit)}")
 
     def message(self, text: str) -> None:
-        """A line that stays, above the bar."""
-        self._line(text)
+        """A line that stays, above the bars."""
+        if self._bars is None:
+            print(printable(text), file=self._stream, flush=True)
+        else:
+            self._bars.line(printable(text))
+            if not self._tasks:
+                self.clear()
 
-    def _line(self, text: str) -> None:
-        self._clear()
-        print(printable(text), file=self._stream, flush=True)
-        if self._tasks:
-            self._draw()
-
-    def _clear(self) -> None:
-        if self._shown:
-            self._stream.write("\r\x1b[K")
-            self._shown = False
+    def clear(self) -> None:
+        """Take the bars away: what is printed next begins on a line of its own."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
 
     def _draw(self) -> None:
-        """Show the task that began last, and how many others are under way."""
-        task, state = next(reversed(self._tasks.items()))
-        bar = ""
-        if state.total:
-            cells = min(BAR_CELLS, BAR_CELLS * state.done // state.total)
-            bar = f"[{'#' * cells}{'-' * (BAR_CELLS - cells)}] "
-        others = f" (+{len(self._tasks) - 1})" if len(self._tasks) > 1 else ""
-        text = printable(f"{task} {bar}{state.state()}{others}")
-        try:
-            columns = os.get_terminal_size(self._stream.fileno()).columns
-        except OSError:  # no terminal any more, or one without a size
-            columns = 80
-        # One cell stays free: a line as wide as the terminal wraps and could not be redrawn.
-        self._clear()
-        self._stream.write(text[: max(columns - 1, 1)])
-        self._stream.flush()
-        self._shown = True
         self._drawn = time.monotonic()
+        if self._bars is not None:
+            self._bars.draw()
+
+
+_on_terminal: list[TerminalProgress] = []
+
+
+def clear() -> None:
+    """Take away the bars of an operation that was given up."""
+    for progress in _on_terminal:
+        progress.clear()
