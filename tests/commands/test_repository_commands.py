@@ -98,6 +98,32 @@ def test_init_where_nothing_is_said(
     assert cfs("init", repo=None) == f"{tmp_path}/home/.local/share/cfsfuse/repository\n"
 
 
+def test_pull_makes_the_default_repository(
+    cfs: Cfs,
+    layout: LayoutBuilder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("CFS_REPO", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    path = f"{tmp_path}/data/cfsfuse/repository"
+    assert cli.main(["pull", layout.source("one"), "one"]) == 0
+    assert f"made the repository {path}\n" in capsys.readouterr().err
+    assert cli.main(["pull", layout.source("two"), "two"]) == 0
+    assert "made" not in capsys.readouterr().err
+    assert "two" in cfs("images", repo=None)
+
+
+def test_pull_makes_no_repository_that_was_named(
+    cfs: Cfs, layout: LayoutBuilder, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "no such repository" in cfs("pull", layout.source("one"), code=3)
+    monkeypatch.setenv("CFS_REPO", path)
+    assert "no such repository" in cfs("pull", layout.source("one"), repo=None, code=3)
+    assert not os.path.exists(path)
+
+
 def test_without_a_repository(cfs: Cfs, path: str) -> None:
     for command in ("images", "gc", "fsck", "du", "info"):
         said = cfs(command, code=3)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from cfsrepo.oci.transports.access import Access
+from cfsrepo.formats.fsverity import Algorithm, VerityPolicy
 from cfsrepo.progress import Progress
 from cfsrepo.store.repository import Repository
 from cfstools.options import Arguments
+
+if TYPE_CHECKING:
+    from cfsrepo.oci.transports.access import Access
 
 
 def default_repository() -> str:
@@ -29,8 +33,24 @@ def open_repository(args: Arguments, *, check_policy: bool = True) -> Repository
     return Repository.open(repository_path(args), check_policy=check_policy)
 
 
+def open_or_make_repository(args: Arguments, progress: Progress) -> Repository:
+    """As `open_repository`; makes the default repository where there is none, and says where.
+
+    One that `--repo` or $CFS_REPO names is not made: the name may be mistyped.
+    """
+    path = repository_path(args)
+    named = args.repo or os.environ.get("CFS_REPO")
+    if named or os.path.lexists(path):
+        return open_repository(args)
+    made = Repository.init(path, algorithm=Algorithm.SHA256, verity=VerityPolicy.TRY)
+    progress.message(f"made the repository {path}")
+    return made
+
+
 def registry_access(args: Arguments, progress: Progress) -> Access:
     """How the options of `args` want registries to be reached; with `-v` it says more."""
+    from cfsrepo.oci.transports.access import Access
+
     access = Access(
         tls_verify=args.tls_verify == "true", authfile=args.authfile, cert_dir=args.cert_dir
     )

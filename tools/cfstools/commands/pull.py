@@ -5,7 +5,7 @@ from __future__ import annotations
 from cfsrepo.oci.importer import pull
 from cfsrepo.oci.merge import XattrMode
 from cfsrepo.oci.transports.platforms import parse_platform
-from cfstools.context import open_repository, registry_access
+from cfstools.context import open_or_make_repository, registry_access
 from cfstools.layerlimits import limits_from
 from cfstools.options import Arguments
 from cfstools.render.jsontext import print_json
@@ -15,7 +15,7 @@ from cfstools.render.progress import progress_for
 def run(args: Arguments) -> int:
     """Pull; prints the image's id and name."""
     progress = progress_for(args)
-    with open_repository(args) as repo:
+    with open_or_make_repository(args, progress) as repo:
         pulled = pull(
             repo,
             args.source,

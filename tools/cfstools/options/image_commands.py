@@ -60,8 +60,9 @@ COMMANDS = (
             Example("cfs pull debian:13", "from the registry that registries.conf(5) says"),
             Example("cfs pull oci:debian-oci:demo debian", "from a directory; call it debian"),
         ),
-        description="What was received of a layer is kept when the pull ends early, however that "
-        "happens; the next pull goes on from there.",
+        description="The default repository is made where there is none; one that --repo or "
+        "$CFS_REPO names is not. What was received of a layer is kept when the pull ends early, "
+        "however that happens; the next pull goes on from there.",
     ),
     Command(
         "images",
