@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
-from cfsrepo.formats.dumpreader import read_dump, write_dump
+from cfsrepo.formats.dumpreader import read_dump
+from cfsrepo.formats.dumpwriter import write_dump
 from cfsrepo.formats.erofs import layout
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.erofs.writer import write_image

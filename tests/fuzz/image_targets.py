@@ -7,7 +7,8 @@ import stat
 from collections.abc import Callable
 
 from cfsrepo.errors import InputError
-from cfsrepo.formats.dumpreader import read_dump, write_dump
+from cfsrepo.formats.dumpreader import read_dump
+from cfsrepo.formats.dumpwriter import write_dump
 from cfsrepo.formats.erofs.imagewalk import ImageWalk
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.formats.erofs.writer import write_image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -103,6 +104,27 @@ def test_what_is_no_tree_is_not_replaced(repo: Repository, tmp_path: Path) -> No
     assert (mine / "file").read_text() == "mine"
     with pytest.raises(InputError, match="not empty"):
         checkout(repo, "image", str(mine))
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("as_root")
+def test_what_is_mounted_in_a_tree_is_not_removed(repo: Repository, tmp_path: Path) -> None:
+    tree, home = f"{tmp_path}/tree", tmp_path / "home"
+    checkout(repo, "image", tree)
+    home.mkdir()
+    (home / "file").write_text("mine")
+    done = subprocess.run(["mount", "--bind", home, f"{tree}/dir"], check=False)
+    if done.returncode:
+        pytest.skip("needs a place where root may mount")
+    try:
+        with pytest.raises(InputError, match="something is mounted here"):
+            checkout(repo, "image", tree, force=True)
+        assert (home / "file").read_text() == "mine"
+    finally:
+        subprocess.run(["umount", f"{tree}/dir"], check=True)
+    assert status(repo, tree).differences == ()  # not even marked as unfinished
+    checkout(repo, "image", tree, force=True)
+    assert status(repo, tree).differences == ()
 
 
 def test_nothing_outside_is_removed(repo: Repository, tree: str, tmp_path: Path) -> None:

@@ -26,12 +26,9 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from cfsrepo.errors import InputError, LimitError
-from cfsrepo.formats.dumpwriter import write_dump
 from cfsrepo.formats.erofs import layout
 from cfsrepo.formats.escape import unescape, unescape_optional
 from cfsrepo.formats.tree import Inode, Xattrs, paused_gc
-
-__all__ = ["LINE_MAX", "read_dump", "write_dump"]
 
 LINE_MAX = 8 << 20  # bytes; longer than the longest of paths, all of it escaped
 XATTR_TEXT_MAX = 0xFFFF  # bytes of all KEY=VALUE of a line, escaped

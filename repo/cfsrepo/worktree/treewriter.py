@@ -32,7 +32,14 @@ from cfsrepo.system import pool
 from cfsrepo.system.closing import Closing
 from cfsrepo.worktree import attributes, checkoutmark
 from cfsrepo.worktree.attributes import is_bare_user
-from cfsrepo.worktree.below import DIRECTORY, named, open_below, remove_below, shown
+from cfsrepo.worktree.below import (
+    DIRECTORY,
+    directories_below,
+    named,
+    open_below,
+    remove_below,
+    shown,
+)
 from cfsrepo.worktree.checkoutmark import CheckoutMark
 
 _BATCH: Final = 64 << 20  # bytes of content, and ...
@@ -131,9 +138,10 @@ class TreeWriter(Closing):
         mark = checkoutmark.read(self.fd)
         is_tree = mark is not None or is_bare_user(self._path)
         if replace and is_tree:
+            directories = directories_below(self._path, self.fd)
             # Marked first: what is left, if that is interrupted, is no tree that was edited.
             checkoutmark.begin(self.fd, NO_IMAGE, self._path)
-            remove_below(self._path, self.fd)
+            remove_below(self._path, self.fd, directories)
         elif replace:
             raise InputError(
                 f"{self._path}: neither empty nor a bare-user tree, so it is not replaced"
