@@ -198,11 +198,11 @@ class SplitStream:
 
     __slots__ = (
         "_chunks",
+        "_object_refs",
         "algorithm",
         "content_type",
         "name",
         "named_refs",
-        "object_refs",
         "size",
     )
 
@@ -212,11 +212,10 @@ class SplitStream:
     """What errors call it."""
     named_refs: dict[str, bytes]
     """Name -> digest of the object of another stream."""
-    object_refs: list[bytes]
-    """Digests of all objects that the stream needs, each once."""
     size: int
     """Bytes of the whole file, as the writer said."""
     _chunks: memoryview  # compressed
+    _object_refs: memoryview  # raw digests: as objects, a layer's would be a good part of a tree
 
     @classmethod
     def parse(cls, data: Buffer, name: str = "stream") -> SplitStream:
@@ -230,12 +229,16 @@ class SplitStream:
         fields = _INFO.unpack_from(info)
         self.content_type, self.size = fields[8:]
         stream_refs = _digests(_section(view, fields[0], fields[1], name), self.algorithm, name)
-        self.object_refs = _digests(
-            _section(view, fields[2], fields[3], name), self.algorithm, name
-        )
+        self._object_refs = _section(view, fields[2], fields[3], name)
+        _check_digests(self._object_refs, self.algorithm, name)
         self._chunks = _section(view, fields[4], fields[5], name)
         self.named_refs = _named_refs(_section(view, fields[6], fields[7], name), stream_refs, name)
         return self
+
+    @property
+    def object_refs(self) -> list[bytes]:
+        """Digests of all objects that the stream needs, each once. Made anew by each use."""
+        return _digests(self._object_refs, self.algorithm, self.name)
 
     def chunks(self) -> Iterator[bytes | Digest]:
         """The stream's parts in order: `Digest` for an object, else bytes, at most 1 MiB at once.
@@ -243,7 +246,8 @@ class SplitStream:
         An inline chunk of the format may come in several pieces. `RepositoryError` where damaged.
         """
         name = self.name
-        objects = [Digest(digest) for digest in self.object_refs]
+        digests, width = self._object_refs, self.algorithm.digest_size
+        count = len(digests) // width
         reader = _decompressor().stream_reader(self._chunks, read_size=_PIECE)
         buffer = b""
         at = 0
@@ -259,9 +263,9 @@ class SplitStream:
                 (number,) = _INT.unpack_from(buffer, at)
                 at += _INT.size
                 if number >= 0:
-                    if number >= len(objects):
-                        raise _damaged(name, f"object {number} of {len(objects)}")
-                    yield objects[number]
+                    if number >= count:
+                        raise _damaged(name, f"object {number} of {count}")
+                    yield Digest(digests[number * width : (number + 1) * width])
                     continue
                 left = -number
                 while left:
@@ -310,10 +314,13 @@ def _section(view: memoryview, start: int, end: int, name: str) -> memoryview:
     return view[start:end]
 
 
+def _check_digests(section: memoryview, algorithm: Algorithm, name: str) -> None:
+    if len(section) % algorithm.digest_size:
+        raise _damaged(name, "odd size of a reference array")
+
+
 def _digests(section: memoryview, algorithm: Algorithm, name: str) -> list[bytes]:
     size = algorithm.digest_size
-    if len(section) % size:
-        raise _damaged(name, "odd size of a reference array")
     return [digest for (digest,) in struct.iter_unpack(f"{size}s", section)]
 
 

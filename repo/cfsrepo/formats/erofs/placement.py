@@ -10,6 +10,7 @@ Three rules are composefs's own choice:
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 
 from cfsrepo.errors import InputError, LimitError
@@ -40,7 +41,7 @@ class Placement:
         self._plan = plan
         self._directories = iter(plan.directories)
         # By index of the inode:
-        self.nids: list[int] = []
+        self.nids = array("Q")
         self.extended = bytearray(len(plan.inodes))  # 1 where the inode has the extended form
         self.types = bytearray(len(plan.inodes))  # layout.FT_*
         self.blocks: dict[int, tuple[int, int]] = {}

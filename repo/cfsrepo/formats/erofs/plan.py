@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection
 from functools import partial
+from itertools import pairwise
 
 from cfsrepo.errors import InputError, LimitError, UsageError, printable
 from cfsrepo.formats.erofs import layout
@@ -280,15 +281,15 @@ class Plan:
             for inode in self.inodes
             if inode.size and inode.content is None and inode.mode & _IFMT == stat.S_IFREG
         ]
-        redirects = Counter([inode.payload for inode in objects if inode.payload])
-        digests = Counter([inode.digest for inode in objects])
-        for digest in digests:
-            if digest is not None and len(digest) not in layout.METACOPY_ALGORITHMS:
-                raise InputError(f"a digest of {len(digest)} bytes; fs-verity has 32 or 64")
-        self.shared_redirects = frozenset(
-            payload for payload, count in redirects.items() if payload and count > 1
+        for size in {len(inode.digest) for inode in objects if inode.digest is not None}:
+            if size not in layout.METACOPY_ALGORITHMS:
+                raise InputError(f"a digest of {size} bytes; fs-verity has 32 or 64")
+        self.shared_redirects = _repeated([inode.payload for inode in objects if inode.payload])
+        self.shared_digests = _repeated(
+            [inode.digest for inode in objects if inode.digest is not None]
         )
-        self.shared_digests = frozenset(digest for digest, count in digests.items() if count > 1)
+        if sum(inode.digest is None for inode in objects) > 1:
+            self.shared_digests |= {None}
         shared.extend((layout.OVERLAY_REDIRECT, b"/" + p) for p in self.shared_redirects)
         shared.extend(
             (layout.OVERLAY_METACOPY, layout.metacopy_value(digest))
@@ -317,6 +318,15 @@ class Plan:
         shared = [pair for pair in pairs if pair in offsets][: layout.XATTR_SHARED_MAX]
         referred = set(shared)
         return shared, [pair for pair in pairs if pair not in referred]
+
+
+def _repeated(values: list[bytes]) -> frozenset[bytes]:
+    """What is there more than once.
+
+    Sorted, since most are there once: a table that counts them would take several times the memory.
+    """
+    values.sort()
+    return frozenset(value for value, following in pairwise(values) if value == following)
 
 
 def check_names(names: Collection[bytes], path: Callable[[], str]) -> None:

@@ -259,7 +259,7 @@ class _Writer:
             types = bytearray(types_of[index] for index in indexes)
         else:
             end = directory.first + len(names)
-            nids = self._nids[directory.first : end]
+            nids = self._nids[directory.first : end].tolist()
             types = types_of[directory.first : end]
         at = bisect_left(names, b".")
         own, above = self._nids[directory.index], self._nids[directory.parent.index]
