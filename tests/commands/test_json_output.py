@@ -102,6 +102,9 @@ def test_of_a_repository(output: Output, filled: Path) -> None:
     assert len(output("du")["images"]) == 2
     assert output("du", "one:1")["images"][0]["names"] == ["one:1"]
     assert output("gc", "-n")["dry_run"] is True
+    (made,) = output("pin", "one:1", "--reason", "audit")
+    assert output("pin") == [made]
+    assert made["reason"] == "audit"
     assert output("fsck")["clean"] is True
     assert output("verity", "status")["policy"] == "try"
     assert output("clone", f"{filled}/repo", f"{filled}/copy")["images"] == 2

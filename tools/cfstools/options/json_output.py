@@ -290,6 +290,20 @@ SCHEMAS: dict[str, Schema] = {
             ),
         },
     ),
+    "pin": _array(
+        _object(
+            "a pin",
+            {
+                "pin_id": _text("its name"),
+                "image_id": _text("image id; of a damaged pin the beginning of one, or empty"),
+                "kind": _text("what holds the image"),
+                "reason": _text("why, as the user said; of a damaged pin what is wrong"),
+                "mount_point": _or_null(_text("of a mount: where")),
+                "pid": _or_null(_number("of a process: its id")),
+            },
+        ),
+        "the pin that was made, or all pins",
+    ),
     "gc": _object(
         "the collection",
         {

@@ -20,6 +20,7 @@ COMMANDS = (
         arguments=(IMAGE._replace(help="the image to keep (default: list the pins)", nargs="?"),),
         options=(
             Option(("--reason",), "why, for whoever finds the pin", value="TEXT", default=""),
+            JSON,
         ),
         examples=(Example("cfs pin debian --reason 'the audit'", "keep an image"),),
     ),
