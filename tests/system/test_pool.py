@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -69,6 +70,51 @@ def test_leaving_early_ends_the_workers() -> None:
     results = pool.run([0, 1, 2, 3], work, 2)
     assert next(results) == (0, 0)
     results.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
+
+
+def test_messages_come_before_the_result() -> None:
+    class Watcher(pool.Watcher[int, str]):
+        def __init__(self) -> None:
+            self.seen: list[tuple[int, str]] = []
+
+        def started(self, item: int) -> None:
+            self.seen.append((item, "started"))
+
+        def told(self, item: int, message: str) -> None:
+            self.seen.append((item, message))
+
+    def work(item: int, tell: Callable[[str], object]) -> int:
+        tell("one")
+        tell("two")
+        return item
+
+    for workers in (1, 2):
+        watcher = Watcher()
+        for item, _ in pool.run_watched([1, 2, 3], work, watcher, workers):
+            assert [what for at, what in watcher.seen if at == item] == ["started", "one", "two"]
+        assert multiprocessing.active_children() == []
+
+
+def test_workers_that_are_ended_remove_their_temporary_files(tmp_path: object) -> None:
+    class Ending(pool.Watcher[int, str]):
+        def told(self, item: int, message: str) -> None:
+            assert os.path.exists(message)
+            raise KeyboardInterrupt
+
+    def work(item: int, tell: Callable[[str], object]) -> int:
+        path = f"{tmp_path}/{item}"
+        with open(path, "w"):
+            try:
+                tell(path)
+                signal.pause()
+            finally:
+                os.unlink(path)
+        return item
+
+    with pytest.raises(KeyboardInterrupt):
+        list(pool.run_watched([1, 2], work, Ending(), 2))
+    assert os.listdir(str(tmp_path)) == []
     assert multiprocessing.active_children() == []
 
 

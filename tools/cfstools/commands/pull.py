@@ -10,12 +10,13 @@ from cfstools.layerlimits import limits_from
 from cfstools.options import Arguments
 from cfstools.render.jsontext import print_json
 from cfstools.render.progress import progress_for
+from cfstools.termination import terminated_as_interrupted
 
 
 def run(args: Arguments) -> int:
     """Pull; prints the image's id and name."""
     progress = progress_for(args)
-    with open_or_make_repository(args, progress) as repo:
+    with terminated_as_interrupted(), open_or_make_repository(args, progress) as repo:
         pulled = pull(
             repo,
             args.source,
