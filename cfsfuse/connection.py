@@ -31,7 +31,7 @@ _FLAGS = {
     "noexec": (linux.MS_NOEXEC, True),
     "exec": (linux.MS_NOEXEC, False),
 }
-KERNEL_OPTIONS = frozenset({*_FLAGS, "ro", "allow_other", "allow_root", "default_permissions"})
+KERNEL_OPTIONS = frozenset({*_FLAGS, "ro", "allow_other", "default_permissions"})
 
 
 def connect(point: bytes, source: str, options: Sequence[str]) -> int:

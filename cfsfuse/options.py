@@ -30,4 +30,4 @@ class MountOptions:
     @property
     def shared(self) -> bool:
         """Whether users other than the one who mounts can use the mount."""
-        return "allow_other" in self.kernel or "allow_root" in self.kernel
+        return "allow_other" in self.kernel

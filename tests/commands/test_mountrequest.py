@@ -64,11 +64,10 @@ def test_flags_win_and_later_words_win() -> None:
 def test_the_kernel_checks_modes_when_others_may_use_the_mount() -> None:
     assert asked("-o", "allow_other").for_fuse().kernel == ("allow_other", "default_permissions")
     assert asked("-o", "allow_other,no_enforce").for_fuse().kernel == ("allow_other",)
-    assert asked("-o", "allow_root").for_fuse().kernel == ("allow_root",)
 
 
 def test_words_for_the_kernel_are_known_to_the_connection() -> None:
-    words = "ro,allow_other,allow_root,suid,dev,exec"
+    words = "ro,allow_other,suid,dev,exec"
     assert set(asked("-o", words).for_fuse().kernel) <= connection.KERNEL_OPTIONS
     assert set(asked("-o", "nosuid,nodev,noexec").for_fuse().kernel) <= connection.KERNEL_OPTIONS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.metadata
 import json
 import os
 import signal
@@ -404,3 +405,12 @@ def test_a_mount_point_with_a_carriage_return(unmounted: Mounted) -> None:
     assert len(unmounted.mounts()) == 1
     unmounted.umount()
     assert unmounted.mounts() == []
+
+
+def test_verbose_says_what_serves(unmounted: Mounted) -> None:
+    done = unmounted.mount("-v")
+    assert "served by" in done.stderr
+    if unmounted.engine is Engine.PYFUSE3:
+        version = importlib.metadata.version("pyfuse3")
+        assert f"served by pyfuse3 {version}" in done.stderr
+        assert ("a stock one" in done.stderr) == ("+stateless" not in version)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cfsrepo.kernel.kernelmount import Upper
 
 _ID_MAX = (1 << 32) - 1
-_KERNEL_WORDS = ("allow_other", "allow_root")
+_KERNEL_WORDS = ("allow_other",)
 _SWITCHES = ("suid", "dev", "exec")
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from cfsfuse import daemon, logfile, mounts, unmounting
 from cfsfuse.daemon import Ready
+from cfsfuse.options import Engine
 from cfstools import imagelookup, kernelmounting
 from cfstools.mountrequest import MountRequest
 from cfstools.options import Arguments
@@ -40,7 +42,23 @@ def run(args: Arguments) -> int:
         daemon.run(serve, log_fd, timeout=_TIMEOUT, undo=lambda: _clear(point))
     finally:
         os.close(log_fd)
+    if args.verbose:
+        _print_engine(options.engine)
     return 0
+
+
+def _print_engine(engine: Engine) -> None:
+    """What serves the mount, and what it costs where that could be had cheaper."""
+    text = f"served by the engine {engine}"
+    if engine is Engine.PYFUSE3:
+        import pyfuse3
+        from cfsfuse.operations import STATELESS
+
+        text = f"served by pyfuse3 {pyfuse3.__version__}"
+        if not STATELESS:
+            text += ", a stock one: opening a file or listing a directory again asks the server, "
+            text += "which takes three to ten times as long (tools/pyfuse3 builds a better one)"
+    print(f"cfs: {text}", file=sys.stderr)
 
 
 def _clear(point: bytes) -> None:

@@ -90,7 +90,6 @@ TABLE = (
         word="allow_other",
         kind=FUSE,
     ),
-    MountOption("let root use the mount", word="allow_root", kind=FUSE),
     MountOption(
         "with allow_other: let every user read every file, whatever its mode",
         word="no_enforce",
