@@ -27,8 +27,11 @@ SUBJECT = "fuse"
 DESCRIPTION = "find, ls, stat, getfattr, tar, cat, sequential and random reads in a mounted image"
 QUICK = False
 
-PLAIN, PYFUSE3, UNVERIFIED = "cfs", "cfs, pyfuse3", "cfs, unverified"
+PLAIN, UNVERIFIED = "cfs", "cfs, unverified"
+DIRECT, STOCK = "cfs, direct", "cfs, stock pyfuse3"
+NOT_TOLD = 0.3  # seconds under which a ratio of such servers says nothing
 C, RUST, KERNEL = "composefs-fuse", "cfsctl --fuse", "kernel"
+TOOLS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TRACING = "/sys/kernel/tracing"
 RANDOM_READS = 3000
 
@@ -62,9 +65,10 @@ class Server:
 
 @dataclass(slots=True)
 class Result:
-    """What a workload cost: seconds, and FUSE requests where they could be counted."""
+    """What a workload cost: seconds, those of the server's CPU, and FUSE requests if counted."""
 
     seconds: float
+    server: float
     requests: int | None
 
 
@@ -157,7 +161,16 @@ def servers(repository: str, image_file: str, scratch: str) -> Iterator[Server]:
 
     yield Server(PLAIN, ours(), umount)
     yield Server(UNVERIFIED, ours("--verify=off"), umount)
-    yield Server(PYFUSE3, ours("--engine=pyfuse3"), umount)
+    yield Server(DIRECT, ours("--engine=direct"), umount)
+    stock = os.path.join(scratch, "stock")
+    build = [sys.executable, os.path.join(TOOLS, "pyfuse3", "build.py"), "--stock"]
+    with contextlib.suppress(BenchError):
+        quiet([*build, "--target", stock])
+        found = f"{stock}:{os.environ.get('PYTHONPATH', '')}"
+        command_line = [sys.executable, "-m", "cfstools", "--repo", repository, "mount", "bench"]
+        yield Server(
+            STOCK, lambda point: quiet([*command_line, point, "--fuse"], PYTHONPATH=found), umount
+        )
     with contextlib.suppress(BenchError):
         composefs_fuse = program("composefs-fuse")
         source = f"source={image_file},basedir={objects}"
@@ -215,10 +228,25 @@ def drop_caches() -> None:
 
 def timed(workload: Workload, directory: str) -> Result:
     with counted(directory) as count:
+        used = server_seconds(directory)
         began = time.monotonic()
         workload.run(directory)
         seconds = time.monotonic() - began
-        return Result(seconds, count())
+        return Result(seconds, server_seconds(directory) - used, count())
+
+
+def server_seconds(directory: str) -> float:
+    """CPU time of the processes that were given the mount point as an argument: its server."""
+    ticks = 0
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            with open(path, "rb") as file:
+                if os.fsencode(directory) not in file.read().split(b"\0"):
+                    continue
+            with open(path.replace("cmdline", "stat"), "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def measured(server: Server, point: str, tasks: list[Workload]) -> dict[tuple[str, str], Result]:
@@ -309,6 +337,15 @@ def rows(results: Results, tasks: list[Workload]) -> Iterator[Row]:
                     floor=floor,
                     target=TARGETS.get((task.name, name, state)),
                 )
+                if min(result.server for result in mine + other) > NOT_TOLD:
+                    yield row(
+                        SUBJECT,
+                        f"{what}, CPU of the server",
+                        "s",
+                        [result.server for result in mine],
+                        [result.server for result in other],
+                        name,
+                    )
                 if name == C and all(result.requests is not None for result in mine + other):
                     yield row(
                         SUBJECT,
