@@ -153,7 +153,7 @@ def _pip(*arguments: str, environment: dict[str, str] | None = None) -> None:
 
 
 def _installed(target: str | None, name: str, version: str) -> bool:
-    found = importlib.metadata.distributions(name=name, **({"path": [target]} if target else {}))
+    found = importlib.metadata.distributions(name=name, path=[target] if target else sys.path)
     return any(distribution.version == version for distribution in found)
 
 
