@@ -9,11 +9,14 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-from cfsrepo.errors import InputError, RepositoryError
+from cfsrepo.errors import InputError, RepositoryError, UsageError
 from cfsrepo.formats import metajson, metarecord
 from cfsrepo.formats.fsverity import VerityPolicy
 from cfsrepo.oci import documents
 from cfsrepo.oci.documents import Descriptor
+from cfsrepo.oci.transports.authorization import parse_challenges
+from cfsrepo.oci.transports.http import retry_after
+from cfsrepo.oci.transports.reference import parse_reference, parse_registry_reference
 from cfsrepo.store import pins
 from cfsrepo.store.pins import PinKind
 from cfsrepo.store.repository import Repository
@@ -32,10 +35,10 @@ def check_oci(data: bytes) -> None:
             check_message(error)
 
 
-def check_message(error: Exception) -> None:
-    """An error is a line that can be shown, whatever the input holds."""
+def check_message(error: Exception, quoted: int = 0) -> None:
+    """An error is one printable line; it may quote so many bytes of the input."""
     assert str(error).isprintable()
-    assert len(str(error)) < 1000
+    assert len(str(error)) < 1000 + 4 * quoted
 
 
 def parse_index(data: bytes) -> None:
@@ -108,6 +111,22 @@ def check_pin(data: bytes) -> None:
     inuse.find(repo)
     pins.remove(repo, pin)
     assert pins.read(repo) == []
+
+
+def check_registry(data: bytes) -> None:
+    """What users and registries write in a line: references, challenges, waiting times."""
+    text = data.decode("latin-1")  # as HTTP has it
+    try:
+        reference = parse_registry_reference(text, bare=False)
+    except UsageError as error:
+        check_message(error, len(text))
+    else:
+        assert str(parse_reference(str(reference))) == str(reference)
+    for challenge in parse_challenges(text.split("\n")):
+        assert challenge.scheme == challenge.scheme.lower()
+        assert all(value.isprintable() for value in challenge.parameters.values())
+    wait = retry_after(text, 1_700_000_000.0)
+    assert wait is None or wait >= 0
 
 
 def check_mountinfo(data: bytes) -> None:

@@ -20,6 +20,7 @@ TARGETS: dict[str, Target] = {
         "zstd": archive_targets.check_zstd,
         "splitstream": archive_targets.check_splitstream,
         "oci": document_targets.check_oci,
+        "registry": document_targets.check_registry,
         "metajson": document_targets.check_metajson,
         "record": document_targets.check_record,
         "pin": document_targets.check_pin,

@@ -317,10 +317,11 @@ def retry_after(value: str | None, now: float) -> float | None:
     """Seconds that `Retry-After` asks for: a number of them, or a date."""
     if value is None:
         return None
-    if value.strip().isdigit():
-        return float(value.strip()[:6])
+    number = value.strip()
+    if number.isascii() and number.isdigit():
+        return float(number[:6])
     try:
-        moment = email.utils.parsedate_to_datetime(value)
-    except (ValueError, TypeError):
+        moment = email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, OverflowError):
         return None
-    return max(0.0, moment.timestamp() - now)
+    return max(0.0, moment - now)
