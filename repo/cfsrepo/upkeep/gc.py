@@ -183,14 +183,13 @@ def _not_live(prefix: str, names: list[str], live: set[bytes], algorithm: Algori
     """Those of the names in a directory of objects that are not of `live` ones."""
     size = algorithm.digest_size
     # All names in one go: most are live, and a call for each is what a collection's time is.
-    text = prefix + prefix.join(names) if names else ""
     try:
-        joined = bytes.fromhex(text) if text == text.lower() else b""
+        joined = bytes.fromhex(prefix + prefix.join(names)) if names else b""
     except ValueError:
         joined = b""
     if len(joined) == len(names) * size and set(map(len, names)) <= {2 * (size - 1)}:
         digests = struct.iter_unpack(f"{size}s", joined)
-        return sorted(digest.hex()[2:] for (digest,) in digests if digest not in live)
+        return [name for name, (digest,) in zip(names, digests, strict=True) if digest not in live]
     # Files among them that are none.
     return [
         name

@@ -16,8 +16,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from cfsrepo.errors import CfsError, NotFoundError, RepositoryError
-from cfsrepo.formats.erofs.reader import ErofsImage
-from cfsrepo.images import neededobjects
 from cfsrepo.store import ocistreams
 from cfsrepo.store.repository import Repository
 from cfsrepo.upkeep import inuse
@@ -113,6 +111,10 @@ class Marker:
         """Mark an image file and the objects of its files."""
         marked.live.add(digest)
         if (objects := self._images.get(digest)) is None:
+            # Loaded late: most collections read no image.
+            from cfsrepo.formats.erofs.reader import ErofsImage
+            from cfsrepo.images import neededobjects
+
             image_id = digest.hex()
             try:
                 with self._repository.open_image(image_id) as data:
