@@ -21,10 +21,10 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NoReturn
 
+from cfsfuse.signals import endings_blocked
 from cfsrepo import errors
 from cfsrepo.errors import CfsError, MountError
 
@@ -59,7 +59,7 @@ def run(
     sys.stderr.flush()
     messages = _Messages(receiver)
     try:
-        with _interrupts_blocked():  # no daemon comes into being that we do not end
+        with endings_blocked():  # no daemon comes into being that we do not end
             child = os.fork()
             if child == 0:
                 _detach(serve, log_fd, sender)
@@ -67,7 +67,7 @@ def run(
             os.waitpid(child, 0)  # ends at once: it only makes the daemon
         messages.await_ready(time.monotonic() + timeout)
     except BaseException:
-        with _interrupts_blocked():
+        with endings_blocked():
             messages.end_daemon()
             undo()
         raise
@@ -144,16 +144,6 @@ class _Messages:
                     return
         finally:
             os.close(process)
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """A second Ctrl-C does not interrupt the clearing up after the first."""
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 def _detach(serve: Callable[[Ready], None], log_fd: int, sender: int) -> NoReturn:

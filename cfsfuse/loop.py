@@ -27,6 +27,7 @@ import trio
 
 import pyfuse3
 from cfsfuse.operations import Operations
+from cfsfuse.signals import ENDING
 from cfsfuse.workers import Workers
 from cfsrepo.system.closing import Closing
 
@@ -39,7 +40,6 @@ _IN_A_ROW: Final = 64
 _TASKS: Final = 64
 _READERS: Final = 8
 _WAIT: Final = "_wait_fuse_readable"
-_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Loop(Closing):
@@ -87,8 +87,8 @@ class Loop(Closing):
             workers.close()
 
     async def _end_on_signal(self, end: Callable[[], None], task_status: Any) -> None:
-        with trio.open_signal_receiver(*_ENDING) as signals:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        with trio.open_signal_receiver(*ENDING) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             task_status.started()
             async for number in signals:
                 log.info("ending on %s", signal.Signals(number).name)

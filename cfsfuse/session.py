@@ -11,9 +11,8 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from cfsfuse import records
@@ -23,6 +22,7 @@ from cfsfuse.loop import Loop
 from cfsfuse.operations import Operations
 from cfsfuse.options import Engine, MountOptions
 from cfsfuse.records import Record
+from cfsfuse.signals import endings_blocked
 from cfsfuse.unmounting import unmount
 from cfsrepo.errors import MountError, RepositoryError, SystemFailure
 from cfsrepo.formats.erofs.reader import ErofsImage
@@ -79,7 +79,7 @@ def serve(
 
         # A signal between mounting and serving waits until there is who unmounts.
         if options.engine is not Engine.DIRECT:
-            stack.enter_context(_endings_blocked())
+            stack.enter_context(endings_blocked())
         fd = connect(point, source.name, options.kernel)
         try:
             if options.engine is Engine.DIRECT:
@@ -95,16 +95,6 @@ def serve(
                 _take_back(point)
             raise
         log.info("unmounted from %s", os.fsdecode(point))
-
-
-@contextmanager
-def _endings_blocked() -> Iterator[None]:
-    """SIGTERM and SIGINT wait inside the block, until somebody unblocks them."""
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 def _take_back(point: bytes) -> None:

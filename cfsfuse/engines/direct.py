@@ -56,6 +56,7 @@ from cfsfuse.engines.protocol import (
     Opcode,
 )
 from cfsfuse.reading import FileReader
+from cfsfuse.signals import ENDING, endings_blocked
 from cfsrepo.errors import CfsError, InputError
 from cfsrepo.images.view import BLOCK_SIZE, ImageView, refused_access, stat_blocks
 from cfsrepo.images.xattrscan import XattrScan
@@ -177,7 +178,7 @@ class Server(Closing):
         ready()
         gc.collect()
         gc.freeze()  # what exists now lives as long as the server: never scan it again
-        with _signals_blocked():
+        with endings_blocked():
             for number in range(1, _THREADS):
                 thread = threading.Thread(target=self._loop, name=f"fuse-{number}", daemon=True)
                 thread.start()
@@ -472,16 +473,6 @@ def _name(opcode: int) -> str:
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Threads started inside get no signals: they go to the main thread."""
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
-
-
-@contextmanager
 def _raising_on_signals() -> Iterator[None]:
     """SIGTERM and SIGINT raise `_Terminated` in the main thread, if this is it."""
     if threading.current_thread() is not threading.main_thread():
@@ -492,7 +483,7 @@ def _raising_on_signals() -> Iterator[None]:
         log.info("ending on %s", signal.Signals(number).name)
         raise _Terminated
 
-    old = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGINT)}
+    old = {number: signal.signal(number, terminate) for number in ENDING}
     try:
         yield
     finally:
