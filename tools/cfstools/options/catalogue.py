@@ -33,8 +33,21 @@ GROUPS = (
             "inspect": "show what is known of an image",
             "tag": "give an image another name",
             "untag": "remove names of images",
+            "rm": "remove names of images, and what nothing needs then",
         },
         "cfs pull oci:debian-oci:demo debian",
+    ),
+    Group(
+        "Registries",
+        "registry_commands",
+        {
+            "push": "push an image of the repository to a registry, layout or archive",
+            "copy": "copy an image between registries, layouts and archives",
+            "tags": "list the tags of a name in a registry",
+            "login": "log in to a registry",
+            "logout": "forget the credentials of a registry",
+        },
+        "cfs push debian docker://registry.example/me/debian:13",
     ),
     Group(
         "Look",

@@ -99,4 +99,14 @@ COMMANDS = (
         description="'cfs gc' then frees what nothing else needs.",
         examples=(Example("cfs untag debian:stable && cfs gc", "remove a name, then the data"),),
     ),
+    Command(
+        "rm",
+        arguments=(
+            Argument(
+                "names", "NAME", "whole names, as 'cfs images' has them", "+", completes="image"
+            ),
+        ),
+        description="As 'cfs untag' and then 'cfs gc'.",
+        examples=(Example("cfs rm debian:stable", "remove an image that has no other name"),),
+    ),
 )

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 
-def _ignore(text: str) -> object:
+def ignore(text: str) -> object:
+    """Say nothing."""
     return None
 
 
@@ -22,5 +23,5 @@ class Access:
     """A directory with certificates, in place of certs.d (containers-certs.d(5))."""
     downloads: str | None = None
     """A directory for what was received of blobs so far; None: nothing is kept."""
-    say: Callable[[str], object] = _ignore
+    say: Callable[[str], object] = ignore
     """Told what may interest who asked for more words: retries, mirrors, what goes on again."""

@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from cfsrepo.errors import DigestMismatchError, InputError, LimitError
@@ -118,6 +119,28 @@ class MemoryBlob(Blob):
         self._file.close()
 
 
+class PieceBlob(Blob):
+    """A blob that is made piece by piece while it is read."""
+
+    def __init__(self, pieces: Iterator[bytes], descriptor: Descriptor, name: str) -> None:
+        super().__init__(descriptor, name)
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def _receive(self, count: int) -> bytes:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = memoryview(piece)
+        data, self._rest = self._rest[:count], self._rest[count:]
+        return bytes(data)
+
+    def close(self) -> None:
+        """Forget the pieces."""
+        self._pieces = iter(())
+
+
 class BlobSource(Protocol):
     """Where blobs come from."""
 
@@ -140,6 +163,37 @@ class ImageSource(BlobSource, Protocol):
 
     def close(self) -> None:
         """Release what it holds."""
+
+
+class ImageDestination(Protocol):
+    """Where an image goes to: blobs first, then the manifests that name them."""
+
+    name: str
+    """What errors call it."""
+    plain_layers: bool
+    """It holds archives of layers, never packed ones, and no OCI manifest."""
+
+    def has_blob(self, descriptor: Descriptor) -> bool:
+        """Is the blob there? Where it can be taken over from elsewhere there, it is then."""
+
+    def put_blob(self, blob: Blob, report: Callable[[int], object]) -> None:
+        """Store a blob; it is checked while it is read. `report` is told bytes."""
+
+    def put_manifest(self, data: bytes, descriptor: Descriptor, *, named: bool) -> None:
+        """Store a manifest or an index. `named`: it is what the reference means."""
+
+    def finish(self) -> None:
+        """All was put: make it visible."""
+
+    def close(self) -> None:
+        """Release what it holds. What was not finished does not become visible."""
+
+
+def pieces(blob: Blob) -> Iterator[bytes]:
+    """All of a blob, in pieces; ends only if it was the blob that was promised."""
+    while data := blob.read(_PIECE):
+        yield data
+    blob.finish()
 
 
 def read_document(source: BlobSource, descriptor: Descriptor) -> bytes:

@@ -129,7 +129,10 @@ def parse_reference(text: str) -> Reference:
     if colon and prefix == "oci":
         return LayoutReference(*_split_path(text, rest))
     if colon and prefix in ("oci-archive", "docker-archive"):
-        return ArchiveReference(*_split_path(text, rest), docker=prefix == "docker-archive")
+        return ArchiveReference(
+            *_split_path(text, rest, docker=prefix == "docker-archive"),
+            docker=prefix == "docker-archive",
+        )
     if colon and prefix in _OTHER_TRANSPORTS:
         raise UsageError(
             f"{text}: images of {prefix} are not read", hint=f"skopeo copy {text} oci:DIR makes one"
@@ -168,14 +171,15 @@ def parse_registry_reference(text: str, *, bare: bool = True) -> RegistryReferen
     return found
 
 
-def _split_path(text: str, rest: str) -> tuple[str, str | None]:
+def _split_path(text: str, rest: str, *, docker: bool = False) -> tuple[str, str | None]:
     end = len(rest)
     while end > 0:
         if os.path.exists(rest[:end]):
             break
         end = rest.rfind(":", 0, end)
     if end <= 0:
-        end = rest.rfind(":", rest.rfind("/") + 1)
+        # The name in a docker-archive has slashes itself.
+        end = rest.find(":") if docker else rest.rfind(":", rest.rfind("/") + 1)
         if end < 0:
             end = len(rest)
     path, ref = rest[:end], rest[end + 1 :]

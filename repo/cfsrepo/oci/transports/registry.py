@@ -50,24 +50,24 @@ class Name:
     """Requests for one name in a registry."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
-        self._path = f"/v2/{client.endpoint.path}"
+        self.client = client
+        self.path = f"/v2/{client.endpoint.path}"
         self.name = client.endpoint.name
 
     def scope(self, actions: str = "pull") -> str:
         """The scope of a token for it."""
-        return f"repository:{self._client.endpoint.path}:{actions}"
+        return f"repository:{self.client.endpoint.path}:{actions}"
 
     async def manifest(self, version: str) -> Fetched:
         """The manifest or index of a tag or digest; DigestMismatchError where it is another."""
         name = f"{self.name}:{version}" if ":" not in version else f"{self.name}@{version}"
-        path = f"{self._path}/manifests/{version}"
-        async with self._client.send(
+        path = f"{self.path}/manifests/{version}"
+        async with self.client.send(
             "GET", path, headers={"Accept": _ACCEPT}, scope=self.scope()
         ) as response:
             if response.status_code != 200:
-                raise await self._client.refusal(response, name)
-            data = await self._client.read(response, DOCUMENT_MAX, name)
+                raise await self.client.refusal(response, name)
+            data = await self.client.read(response, DOCUMENT_MAX, name)
             declared = response.headers.get("Docker-Content-Digest")
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
         if ":" in version:
@@ -89,13 +89,13 @@ class Name:
         InputError where there are more or fewer than the descriptor says.
         """
         name = f"{self.name}: blob {descriptor.digest}"
-        transfer = _Transfer(self._client, f"{self._path}/{kind}/{descriptor.digest}", name)
+        transfer = _Transfer(self.client, f"{self.path}/{kind}/{descriptor.digest}", name)
         await transfer.run(descriptor.size, offset, take, self.scope())
 
     async def tags(self) -> list[str]:
         """All tags, in the registry's order."""
         found: list[str] = []
-        async for page in self._pages(f"{self._path}/tags/list"):
+        async for page in self._pages(f"{self.path}/tags/list"):
             tags = page.get("tags") or []
             if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
                 raise InputError(f"{self.name}: the list of tags is none")
@@ -111,10 +111,10 @@ class Name:
             if address in seen or len(seen) > _PAGES_MAX:
                 raise LimitError(f"{self.name}: a list without end")
             seen.add(address)
-            async with self._client.send("GET", address, scope=self.scope()) as response:
+            async with self.client.send("GET", address, scope=self.scope()) as response:
                 if response.status_code != 200:
-                    raise await self._client.refusal(response, self.name)
-                data = await self._client.read(response, DOCUMENT_MAX, self.name)
+                    raise await self.client.refusal(response, self.name)
+                data = await self.client.read(response, DOCUMENT_MAX, self.name)
                 link = response.headers.get("Link", "")
             try:
                 page = json.loads(data)
@@ -130,8 +130,8 @@ class _Transfer:
     """The download of one blob, in as many requests as it takes."""
 
     def __init__(self, client: Client, path: str, name: str) -> None:
-        self._client = client
-        self._path = path
+        self.client = client
+        self.path = path
         self._name = name
         self._position = 0
 
@@ -149,28 +149,28 @@ class _Transfer:
                     failures, good = 0, self._position
                 failures += 1
                 if failures >= _FAILURES_MAX:
-                    raise self._client.broken(error, self._name) from error
+                    raise self.client.broken(error, self._name) from error
                 why = f"{self._name}: cut off after {self._position} of {size} bytes"
-                await self._client.pause(failures - 1, why)
+                await self.client.pause(failures - 1, why)
 
     async def _request(self, size: int, take: Take, scope: str) -> None:
         headers = {}
         if self._position:
             headers["Range"] = f"bytes={self._position}-{size - 1}"
-        async with self._client.send("GET", self._path, headers=headers, scope=scope) as response:
+        async with self.client.send("GET", self.path, headers=headers, scope=scope) as response:
             status = response.status_code
             if status == 416 and self._position:
                 start = 0
             elif status not in (200, 206):
-                raise await self._client.refusal(response, self._name)
+                raise await self.client.refusal(response, self._name)
             else:
                 start = self._start(response, size)
                 await self._receive(response, start, size, take)
                 return
         self._started_over()
-        async with self._client.send("GET", self._path, scope=scope) as response:
+        async with self.client.send("GET", self.path, scope=scope) as response:
             if response.status_code != 200:
-                raise await self._client.refusal(response, self._name)
+                raise await self.client.refusal(response, self._name)
             await self._receive(response, self._start(response, size), size, take)
 
     def _start(self, response: httpx2.Response, size: int) -> int:
@@ -195,7 +195,7 @@ class _Transfer:
         return start
 
     def _started_over(self) -> None:
-        self._client.access.say(
+        self.client.access.say(
             f"{self._name}: the registry cannot go on within a blob; it starts over"
         )
 

@@ -21,12 +21,13 @@ from cfsrepo.oci.transports import credentials
 from cfsrepo.oci.transports.access import Access
 from cfsrepo.oci.transports.authorization import Authorization
 from cfsrepo.oci.transports.blob import Blob
+from cfsrepo.oci.transports.credentials import Credentials
 from cfsrepo.oci.transports.downloads import Partial, trim
 from cfsrepo.oci.transports.http import Client
 from cfsrepo.oci.transports.receiver import Receiver, Send
 from cfsrepo.oci.transports.reference import RegistryReference
 from cfsrepo.oci.transports.registriesconf import Endpoint, RegistriesConf, resolve
-from cfsrepo.oci.transports.registry import Fetched, Name
+from cfsrepo.oci.transports.registry import Fetched, Name, ping
 
 Result = TypeVar("Result")
 
@@ -195,3 +196,27 @@ class RegistryBlob(Blob):
             self._receiver = None
         if self._partial is not None:
             self._partial.close()
+
+
+def list_tags(reference: RegistryReference, access: Access) -> list[str]:
+    """The tags of a name, in the first registry that has it. NotFoundError, TransportError."""
+    errors: list[CfsError] = []
+    for _, endpoints in resolve(RegistriesConf.load(), reference):
+        try:
+            return RegistryPlace(endpoints[-1], access).run(operator.methodcaller("tags"))
+        except CfsError as error:
+            errors.append(error)
+    raise next((e for e in errors if not isinstance(e, NotFoundError)), errors[-1])
+
+
+def check_login(host: str, found: Credentials, access: Access) -> None:
+    """Ask the registry `host` whether it takes the credentials; TransportError where not."""
+    reference = RegistryReference(host, "", None, None)
+    endpoint = RegistriesConf.load().endpoints(reference)[-1]
+    place = RegistryPlace(endpoint, access)
+    place.authorization.credentials = found
+
+    async def ask(name: Name) -> None:
+        await ping(name.client)
+
+    place.run(ask)
