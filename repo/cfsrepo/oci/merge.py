@@ -132,6 +132,7 @@ class Merger:
 
     def finish(self) -> Inode:
         """The tree, with root and /run as the rules say and link counts set."""
+        self._parents.clear()  # what follows needs the memory
         root = self._tree.root
         entries = root.entries
         assert entries is not None
