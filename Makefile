@@ -50,7 +50,7 @@ bench: setup ## all measurements beside the peers, an hour; BENCH_ARGS="pull fus
 	@tools/setup --peers
 	@tools/in-reach .venv/bin/python tools/bench/run.py $(BENCH_ARGS)
 
-bench-quick: setup ## the same with small inputs; two minutes
+bench-quick: setup ## the same with small inputs; a few minutes
 	@tools/setup --peers
 	@tools/in-reach .venv/bin/python tools/bench/run.py --quick $(BENCH_ARGS)
 
