@@ -35,7 +35,7 @@ test-fast: setup ## the tests that need no mount, no other program and no root; 
 lint: setup ## style, types, directions of imports, lengths of functions and modules
 	.venv/bin/ruff check $(PYTHON_SOURCES)
 	.venv/bin/ruff format --check $(PYTHON_SOURCES)
-	.venv/bin/python tools/lengths.py --report $(PYTHON_SOURCES)
+	.venv/bin/python tools/lengths.py $(PYTHON_SOURCES)
 	PYTHONPATH=.:repo:tools .venv/bin/lint-imports
 	.venv/bin/mypy
 	MYPYPATH=tools:tools/bench .venv/bin/mypy tools/*.py tools/bench/*.py
