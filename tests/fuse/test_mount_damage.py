@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from cfsfuse import connection, unmounting
-from cfsfuse.engines.direct import Server
+from cfsfuse.loop import Loop
+from cfsfuse.operations import Operations
 from cfsrepo.errors import CfsError
 from cfsrepo.formats.erofs.reader import ErofsImage
 from cfsrepo.images.verified import ObjectDirectory
@@ -47,8 +48,8 @@ def mounted(made: Sample, point: Path) -> Iterator[bytes]:
     if child == 0:
         try:
             objects = ObjectDirectory(made.object_dir, merkle=str(made.object_dir) + ".merkle")
-            with Server(ImageView(made.image, objects), fd) as server:
-                server.run(lambda: None)
+            with Loop(Operations(ImageView(made.image, objects)), fd) as server:
+                server.run(lambda: None, lambda: None)
         finally:
             os._exit(0)
     os.close(fd)
