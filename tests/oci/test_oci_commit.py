@@ -20,7 +20,7 @@ from cfsrepo.formats.splitstream import Digest, SplitStream
 from cfsrepo.formats.tree import Inode, directory, walk
 from cfsrepo.images import names
 from cfsrepo.images.imagetree import load_image
-from cfsrepo.oci.commit import commit_oci
+from cfsrepo.oci.imagecommit import commit_oci
 from cfsrepo.oci.importer import pull
 from cfsrepo.oci.layers import read_layer
 from cfsrepo.oci.merge import Merger, XattrMode

@@ -41,7 +41,7 @@ def pretend_processors(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 def test_threads_find_the_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, algorithm: Algorithm
 ) -> None:
-    monkeypatch.setattr(fsverity, "scales", lambda _: True)
+    monkeypatch.setattr(paralleldigest, "scales", lambda _: True)
     data = noise(size)
     expected = fsverity.digest(data, algorithm)
     with written(tmp_path, data) as fd:
@@ -57,7 +57,7 @@ def test_processes_find_the_digest(
 ) -> None:
     data = noise(size)
     expected = fsverity.digest(data, algorithm)
-    monkeypatch.setattr(fsverity, "scales", lambda _: False)
+    monkeypatch.setattr(paralleldigest, "scales", lambda _: False)
     monkeypatch.setattr(paralleldigest, "PROCESSES_MIN", 4096)
     with written(tmp_path, data) as fd:
         for processors in (1, 2, 3, 8):
@@ -67,7 +67,7 @@ def test_processes_find_the_digest(
 
 def test_a_failure_in_any_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_processors(monkeypatch, 4)
-    monkeypatch.setattr(fsverity, "scales", lambda _: True)
+    monkeypatch.setattr(paralleldigest, "scales", lambda _: True)
     before = threading.active_count()
     fd = os.memfd_create("large")
     try:
@@ -89,7 +89,7 @@ def test_a_failure_in_any_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_without_more_threads_one_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_processors(monkeypatch, 4)
-    monkeypatch.setattr(fsverity, "scales", lambda _: True)
+    monkeypatch.setattr(paralleldigest, "scales", lambda _: True)
 
     def refused(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

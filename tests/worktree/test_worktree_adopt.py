@@ -13,7 +13,7 @@ import pytest
 from cfsrepo.formats import fsverity
 from cfsrepo.formats.tree import directory
 from cfsrepo.images import names
-from cfsrepo.oci.commit import commit_oci
+from cfsrepo.oci.imagecommit import commit_oci
 from cfsrepo.store.repository import Repository
 from cfsrepo.system import linux
 from cfsrepo.upkeep import fsck, gc

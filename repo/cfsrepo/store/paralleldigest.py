@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from cfsrepo.formats import fsverity
-from cfsrepo.formats.fsverity import BLOCK_SIZE, Algorithm
+from cfsrepo.formats.fsverity import BLOCK_SIZE, Algorithm, scales
 
 # Below this, starting threads or processes costs more than they save.
 THREADS_MIN: Final = 4 << 20
@@ -27,7 +27,7 @@ def digest_fd(fd: int, algorithm: Algorithm) -> bytes:
     workers = len(os.sched_getaffinity(0))
     if workers < 2:
         return fsverity.digest_fd(fd, algorithm)
-    if fsverity.scales(algorithm):
+    if scales(algorithm):
         if size < THREADS_MIN:
             return fsverity.digest_fd(fd, algorithm)
         level = _by_threads(fd, size, algorithm, workers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from cfsrepo.errors import UsageError
-from cfsrepo.oci.commit import commit_oci
+from cfsrepo.oci.imagecommit import commit_oci
 from cfsrepo.oci.merge import XattrMode
 from cfsrepo.progress import Progress
 from cfsrepo.worktree.commit import CommittedImage, commit
