@@ -66,12 +66,13 @@ class Start:
         until((self.directory / "mounted").exists)
         return self.process
 
-    def go_on(self) -> None:
-        """Let the helper end, where it still waits."""
+    def go_on(self) -> bool:
+        """Let the helper end; False where it does not wait at the gate (yet, or any more)."""
         try:
             os.close(os.open(self.gate, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # ENXIO: it does not
-            return
+        except OSError:
+            return False
+        return True
 
     def __exit__(self, *_: object) -> None:
         self.go_on()
@@ -102,7 +103,7 @@ def test_a_server_whose_caller_was_killed_takes_back_the_mount(start: Start) -> 
         process.kill()
         process.wait()
         assert mounts_below(start.unmounted.user.home) == [start.unmounted.point]
-        start.go_on()
+        until(start.go_on)
         until(lambda: not mounts_below(start.unmounted.user.home))
         until(lambda: os.listdir(f"{start.unmounted.runtime}/cfsfuse") == [])
 
