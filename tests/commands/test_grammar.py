@@ -228,7 +228,7 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("redirection", "code", "reason"),
     [
-        (">&-", 6, "Bad file descriptor"),
+        (">&-", 6, "standard output: Bad file descriptor"),
         (">/dev/full", 6, "No space left on device"),
         ("<&-", 0, ""),
         (">&- <&- 2>&-", 6, ""),

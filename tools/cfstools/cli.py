@@ -183,6 +183,8 @@ def report(error: CfsError | OSError, prog: str = "cfs") -> int:
     else:
         code = errors.SystemFailure.exit_code
         name = printable(os.fsdecode(error.filename)) if error.filename is not None else None
+        if name is None and error.errno == errno.EBADF:
+            name = "standard output"  # the one descriptor that a caller can take away
         reason = error.strerror or str(error)
         text = f"{name}: {reason}" if name else reason
         hint = "free space on the file system and run it again" if _is_full(error) else None
