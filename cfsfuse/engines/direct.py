@@ -1,21 +1,20 @@
 """The FUSE server of an `ImageView` that talks to the kernel itself.
 
-An image never changes and its inodes have stable numbers, so this server has no state for what is
+An image never changes and its inodes have stable numbers, so nothing is kept for what is
 open: a read names its inode. It answers OPEN and OPENDIR with "not implemented", upon which the
 kernel stops sending them (and RELEASE, RELEASEDIR), keeps file data and directories in its caches
 and serves everything it has seen before without asking. Libraries for FUSE hand a file handle to
-their `read`, and no inode; that is why this one reads /dev/fuse by itself.
+their `read`, and no inode; so this one reads /dev/fuse by itself.
 
 It is kept beside the default engine, pyfuse3, for what that costs more: with the build of
 `tools/pyfuse3` at the first look at metadata, and for many first reads side by side. Wall time of
-pyfuse3 by that of this engine, image of 56,000 entries and 1.29 GB, two cores; the first three are
-medians of three pairs on a quiet machine, the others one pair on a busy one:
+pyfuse3 by that of this engine, image of 56,000 entries and 1.29 GB, two cores; find, ls and stat
+are medians of three pairs on a quiet machine, the others one pair on a busy one:
 
     cold   find 1.22  ls -lR 1.29  stat 1.25  getfattr 0.79  tar 0.86  cat of all, 4 at once 1.37
-    warm   nothing is asked of either server but attributes (getfattr 0.67)
+    warm   ls -lR 0.64  stat 1.50  getfattr 0.67  tar 1.19  cat of all 1.73 (both hardly asked)
 
-FUSE's number of an inode is its nid, but 1 for the root. (No nid is below 36, where the inodes of
-an image begin.)
+FUSE's number of an inode is its nid, but 1 for the root: the inodes of an image begin at 36.
 
 A few threads take turns: whichever is free takes the next request and answers it, without handing
 it to another. Reads of files may wait for the disk; one thread fewer than there are may do so at a

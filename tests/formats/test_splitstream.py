@@ -215,6 +215,13 @@ def with_stream(raw: bytes) -> bytes:
     return bytes(data) + section
 
 
+def with_references(section: int, size: int) -> bytes:
+    """A stream whose array of references to streams (0) or objects (1) has `size` bytes."""
+    data = bytearray(make())
+    struct.pack_into("<QQ", data, 32 + 16 * section, len(data), len(data) + size)
+    return bytes(data) + bytes(size)
+
+
 def with_names(raw: bytes) -> bytes:
     data = bytearray(make(name=ONE))
     section = zstandard.ZstdCompressor().compress(raw)
@@ -232,6 +239,8 @@ def with_names(raw: bytes) -> bytes:
         (make()[:15] + b"\x10" + make()[16:], "block size 2^16, not 2^12"),
         (make()[:100], "section 32..112 of 100 bytes"),
         (make()[:24] + b"\x21" + make()[25:], "short info section"),
+        (with_references(0, 33), "odd size of a reference array"),
+        (with_references(1, 33), "odd size of a reference array"),
         (with_stream(struct.pack("<q", 1)), "object 1 of 1"),
         (with_stream(b"1234"), "cut within a chunk header"),
         (with_stream(struct.pack("<q", -5) + b"1234"), "cut within an inline chunk"),

@@ -228,9 +228,9 @@ class SplitStream:
             raise _damaged(name, "short info section")
         fields = _INFO.unpack_from(info)
         self.content_type, self.size = fields[8:]
-        stream_refs = _digests(_section(view, fields[0], fields[1], name), self.algorithm, name)
-        self._object_refs = _section(view, fields[2], fields[3], name)
-        _check_digests(self._object_refs, self.algorithm, name)
+        width = self.algorithm.digest_size
+        stream_refs = _split(_digests(view, fields[0], fields[1], width, name), width)
+        self._object_refs = _digests(view, fields[2], fields[3], width, name)
         self._chunks = _section(view, fields[4], fields[5], name)
         self.named_refs = _named_refs(_section(view, fields[6], fields[7], name), stream_refs, name)
         return self
@@ -238,7 +238,7 @@ class SplitStream:
     @property
     def object_refs(self) -> list[bytes]:
         """Digests of all objects that the stream needs, each once. Made anew by each use."""
-        return _digests(self._object_refs, self.algorithm, self.name)
+        return _split(self._object_refs, self.algorithm.digest_size)
 
     def chunks(self) -> Iterator[bytes | Digest]:
         """The stream's parts in order: `Digest` for an object, else bytes, at most 1 MiB at once.
@@ -314,14 +314,16 @@ def _section(view: memoryview, start: int, end: int, name: str) -> memoryview:
     return view[start:end]
 
 
-def _check_digests(section: memoryview, algorithm: Algorithm, name: str) -> None:
-    if len(section) % algorithm.digest_size:
+def _digests(view: memoryview, start: int, end: int, width: int, name: str) -> memoryview:
+    """The section that is an array of digests of `width` bytes each, raw."""
+    section = _section(view, start, end, name)
+    if len(section) % width:
         raise _damaged(name, "odd size of a reference array")
+    return section
 
 
-def _digests(section: memoryview, algorithm: Algorithm, name: str) -> list[bytes]:
-    size = algorithm.digest_size
-    return [digest for (digest,) in struct.iter_unpack(f"{size}s", section)]
+def _split(digests: memoryview, width: int) -> list[bytes]:
+    return [digest for (digest,) in struct.iter_unpack(f"{width}s", digests)]
 
 
 def _named_refs(section: memoryview, streams: list[bytes], name: str) -> dict[str, bytes]:
