@@ -136,7 +136,7 @@ class Operations(pyfuse3.Operations):
                 try:
                     entry = self._entry(nid)
                 except FUSEError:
-                    entry = self._absent  # damaged: an error for who asks for it
+                    entry = self._absent  # damaged: looking it up is an error
                 if not pyfuse3.readdir_reply(token, name, entry, position):
                     break
             if start_id == 0:

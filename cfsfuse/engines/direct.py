@@ -122,7 +122,7 @@ class Server(Closing):
         self._reader = FileReader(view)
         self._scan = XattrScan(view, trusted=trusted)
         self._threads: list[threading.Thread] = []
-        # Who holds one of these may wait for the disk; who gets none leaves its read in the queue.
+        # A thread that holds one may wait for the disk; without one it queues its read.
         self._slots = threading.Semaphore(_THREADS - 1)
         self._queued: deque[Request] = deque()
         self._counts: list[Counter[int]] = []  # of requests, one for each thread
@@ -491,7 +491,7 @@ def _raising_on_signals() -> Iterator[None]:
 
 
 def _sized(value: bytes, size: int) -> bytes:
-    """The reply to who has room for `size` bytes; 0 asks for the size only."""
+    """The reply to a request with room for `size` bytes; 0 asks for the size only."""
     if size == 0:
         return GETXATTR_OUT.pack(len(value), 0)
     if len(value) > size:

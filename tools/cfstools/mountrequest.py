@@ -22,7 +22,7 @@ _SWITCHES = ("suid", "dev", "exec")
 
 
 class Helper(StrEnum):
-    """Who makes a kernel mount."""
+    """What makes a kernel mount."""
 
     AUTO = "auto"
     """Ourselves, since no other program gives the mount the image's name; mount.composefs where

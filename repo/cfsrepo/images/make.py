@@ -22,7 +22,7 @@ MKCOMPOSEFS = "mkcomposefs"
 
 
 class Maker(StrEnum):
-    """Who makes the bytes of an image. They are the same; so an image's id is, whoever made it."""
+    """What makes the bytes of an image. All makers give the same bytes, so the same image id."""
 
     AUTO = "auto"  # the builtin one: nothing to install, no process, sha512 too
     BUILTIN = "builtin"

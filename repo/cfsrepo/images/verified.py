@@ -42,7 +42,7 @@ _ALGORITHMS: Final = {algorithm.digest_size: algorithm for algorithm in Algorith
 
 
 class Verify(StrEnum):
-    """Who checks the objects."""
+    """What checks the objects."""
 
     AUTO = "auto"  # the kernel where it has fs-verity on the object, we elsewhere
     ALWAYS = "always"  # we, whatever the kernel says

@@ -170,7 +170,7 @@ class ImageView:
         return self.image.readlink(nid)
 
     def xattrs(self, nid: int, *, trusted: bool) -> dict[bytes, bytes]:
-        """The extended attributes; those of the class `trusted` only to who is privileged."""
+        """The extended attributes; those of the class `trusted` for the privileged only."""
         return self.image.xattrs(nid, trusted=trusted)
 
     def has_xattrs(self, nid: int, *, trusted: bool) -> bool:

@@ -267,7 +267,7 @@ class Merger:
             return
         target = name[len(WHITEOUT) :]
         if target in _NO_NAME:
-            raise tree.bad(path, "a whiteout of nothing")
+            raise tree.bad(path, "a whiteout without a name")
         if parent is None or parent.entries is None or tree.lowest:
             return
         tree.drop_lower(parent, list(parent.entries) if name == OPAQUE else [target])

@@ -95,15 +95,15 @@ def _join(parent: bytes, name: bytes) -> bytes:
 
 def _groups(root: Inode) -> dict[bytes, tuple[bytes, ...]]:
     """Path -> all paths of the same inode, for files with several."""
-    paths: dict[int, list[bytes]] = {}
+    paths: dict[Inode, list[bytes]] = {}
     for path, inode in walk(root):
         if inode.entries is None and inode.nlink > 1:
-            paths.setdefault(id(inode), []).append(path[1:])
+            paths.setdefault(inode, []).append(path[1:])
     return {path: tuple(group) for group in paths.values() if len(group) > 1 for path in group}
 
 
 def _same(old: Inode, new: Inode) -> bool:
-    """Do both say the same, what is in directories left out?"""
+    """Whether both have the same metadata and content; entries of directories are not compared."""
     return (
         old.mode == new.mode
         and old.uid == new.uid
@@ -128,7 +128,7 @@ class _LayerWriter:
         self._size = 0
         self._entries = 0
         self._newest = 0
-        self._first: dict[int, bytes] = {}
+        self._first: dict[Inode, bytes] = {}
 
     def add(self, path: bytes, inode: Inode | None) -> None:
         """Append an entry; None: a whiteout."""
@@ -145,7 +145,7 @@ class _LayerWriter:
             raise InputError(f"/{printable(path)}: no layer can hold a socket")
         link = b""
         if inode.entries is None and inode.nlink > 1:
-            link = self._first.setdefault(id(inode), path)
+            link = self._first.setdefault(inode, path)
             if link == path:
                 link = b""
         if link:

@@ -1,9 +1,9 @@
 """Who may do what with a repository at the same time: flock(2) on its directory.
 
 Shared as long as the repository is open, exclusive while something is removed. flock knows no
-order: shared locks that overlap each other would keep a collector out for ever. So who waits for
-the exclusive lock holds the one of `cfsfuse/turnstile` meanwhile, and who opens the repository lets
-it go first, for a moment.
+order: shared locks that overlap each other would keep a collector out for ever. So a
+process that waits for the exclusive lock holds the lock of `cfsfuse/turnstile` meanwhile, and a
+process that opens the repository waits for that one first, for a moment.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class MerkleTree:
         return self.check_hashes(first_block, fsverity.hash_blocks(data, self._algorithm))
 
     def check_hashes(self, first_block: int, found: bytes) -> bool:
-        """As `check`, for who has the hashes of the blocks already."""
+        """As `check`, where the hashes of the blocks are known already."""
         size = self._algorithm.digest_size
         at = 0
         block = first_block

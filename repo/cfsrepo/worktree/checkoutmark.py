@@ -11,8 +11,8 @@ The attribute `user.cfs.checkout` of the tree's directory, a line of ASCII:
            not earlier. Edits and renames cannot set a ctime
     PATH   what was checked out of the image, escaped as in composefs-dump(5); without any: all
 
-It is a note for `cfs status` and for who finds an interrupted checkout, and no part of the tree: a
-tree without it, or with one that cannot be read, is a tree all the same.
+It is a note for `cfs status` and for finding interrupted checkouts, and no part of the tree: a tree
+without it, or with one that cannot be read, is still a valid tree.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def begin(fd: int, mark: CheckoutMark, shown: str) -> CheckoutMark:
     try:
         attributes.write(fd, encode(mark), shown, name=NAME)
     except LimitError:
-        mark = CheckoutMark(None)  # so many paths: a tree of nothing that has a name
+        mark = CheckoutMark(None)  # too many paths to record: as a tree made of something else
         attributes.write(fd, encode(mark), shown, name=NAME)
     return mark
 

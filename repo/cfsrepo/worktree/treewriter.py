@@ -163,7 +163,7 @@ class TreeWriter(Closing):
         directories = [(b"", root)]
         files = []
         links = []
-        first: dict[int, bytes] = {}
+        first: dict[Inode, bytes] = {}
         for path, inode in directories:
             entries = inode.entries
             assert entries is not None
@@ -172,10 +172,10 @@ class TreeWriter(Closing):
                 below = path + b"/" + name if path else name
                 if child.entries is not None:
                     directories.append((below, child))
-                elif child.nlink == 1 or first.setdefault(id(child), below) == below:
+                elif child.nlink == 1 or first.setdefault(child, below) == below:
                     group.entries.append((name, child))
                 else:
-                    links.append((first[id(child)], below))
+                    links.append((first[child], below))
             if group.entries:
                 files.append(group)
         return directories, files, links
