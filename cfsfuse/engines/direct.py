@@ -6,13 +6,12 @@ kernel stops sending them (and RELEASE, RELEASEDIR), keeps file data and directo
 and serves everything it has seen before without asking. Libraries for FUSE hand a file handle to
 their `read`, and no inode; so this one reads /dev/fuse by itself.
 
-It is kept beside the default engine, pyfuse3, for what that costs more: with the build of
-`tools/pyfuse3` at the first look at metadata, and for many first reads side by side. Wall time of
-pyfuse3 by that of this engine, image of 56,000 entries and 1.29 GB, two cores; find, ls and stat
-are medians of three pairs on a quiet machine, the others one pair on a busy one:
+It is kept beside the default engine, pyfuse3 with the build of `tools/pyfuse3`, until it is sure
+that that costs nothing more. Wall time of pyfuse3 by that of this engine, image of 1.3 GB, two
+cores, one round (`tools/bench/README.md`; three pairs before gave 1.29 and 1.25 to cold ls, stat):
 
-    cold   find 1.22  ls -lR 1.29  stat 1.25  getfattr 0.79  tar 0.86  cat of all, 4 at once 1.37
-    warm   ls -lR 0.64  stat 1.50  getfattr 0.67  tar 1.19  cat of all 1.73 (both hardly asked)
+    cold   find 0.85  ls -lR 0.94  stat 0.98  getfattr 0.74  tar 1.05  cat of all, 4 at once 1.24
+    warm   stat 0.82  getfattr 0.66  tar 1.07  cat of all 0.69
 
 FUSE's number of an inode is its nid, but 1 for the root: the inodes of an image begin at 36.
 
